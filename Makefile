@@ -1,0 +1,41 @@
+# Two commands matter: `make run` and `make test`. The rest is listed by `make help`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# CI installs the pinned versions: make test PIP_FLAGS="-c tests/constraints.txt"
+PIP_FLAGS ?=
+
+.PHONY: help run test test-all lab notebooks style constraints clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | sort | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[lab,test]"
+	@touch $@
+
+run: $(VENV)/installed  ## execute every lesson on phantoms, quick profile, into runs/quick
+	$(BIN)/busi run --out runs/quick
+
+test: $(VENV)/installed  ## the tests that CI runs
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/installed  ## the slow tests as well
+	$(BIN)/python -m pytest -m "not gpu"
+
+lab: $(VENV)/installed  ## open JupyterLab on the lessons
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(VENV)/installed  ## refresh the stored outputs of the lessons: one clean quick run
+	$(BIN)/busi refresh
+
+style: $(VENV)/installed  ## check the code's style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+constraints: $(VENV)/installed  ## write what is installed now into tests/constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable > tests/constraints.txt
+
+clean:  ## remove what make made here (the user's cache stays)
+	rm -rf $(VENV) runs build dist

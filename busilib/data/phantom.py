@@ -1,0 +1,547 @@
+"""Made-up breast ultrasound scans in the layout of BUSI, for lessons and tests without any patient's picture.
+
+A scan is simulated, not drawn: a map of echo strength (skin, fat lobules, gland, muscle, a lesion) is filled with
+random scatterers, blurred by the point-spread function of the beam, turned into an envelope, weakened with depth and
+log-compressed (the speckle model of Wagner et al., IEEE Trans. Sonics Ultrason. 30, 1983). Lesions follow BI-RADS
+words: benign ones tend to be oval, wide and sharp, with bright echoes behind; malignant ones irregular, tall and
+blurred, with a shadow behind. The classes overlap on purpose. Every length is in millimetres, every echo in decibels.
+"""
+
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from busilib import progress
+from busilib.data import cache
+from busilib.errors import DataError
+
+GENERATOR_VERSION = 1
+CLASSES = ("benign", "malignant", "normal")
+SMALLEST = 12
+
+# What BUSI holds, class by class: images, share with burned-in marks, images with several masks.
+_BUSI_IMAGES = (437, 210, 133)
+_MARKED = {"benign": 0.40, "malignant": 0.25, "normal": 0.06}
+_SEVERAL = {"benign": 16 / 437, "malignant": 1 / 210, "normal": 0.0}
+_SIBLINGS = 0.2
+_COLOUR = 16 / 780
+_TEXTS = ("RT BREAST", "LT BREAST", "RIGHT BREAST", "LEFT BREAST", "RT UOQ", "LT UOQ", "RT LIQ", "LT", "RT", "R 9 O'CL")
+
+_COLUMNS = (
+    "image_id label group copy mirrored marks colour lesions width height mm_per_pixel gain_db range_db gland_db "
+    "kind margin posterior centre_x centre_y lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db"
+).split()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One made-up scan.
+
+    ``pixels`` is uint8, (height, width) or (height, width, 3) for a colour image; ``mask`` is uint8 of the same height
+    and width, 0 or 255, all lesions together; ``masks`` holds one such array a lesion (a black one when there is none);
+    ``truth`` the parameters it was made from, as in ``phantom.csv``: centre in pixels of this image, half axes in mm.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    truth: dict
+    masks: tuple = field(default=())
+
+
+# --- smooth random fields -------------------------------------------------------------------------------------------
+
+
+def _spline(size, cell, start):
+    """Return the first knot (size,) and the four cubic B-spline weights (4, size) of every pixel of an axis."""
+    place = np.arange(size) / cell + start
+    knot = place.astype(int)
+    t = (place - knot).astype(np.float32)
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+    return knot, weights
+
+
+def _field(rng, shape, cell):
+    """Return smooth noise, float32 (height, width), mean about 0 and spread about 1; ``cell`` = grain in pixels."""
+    (height, width), (tall, wide) = shape, cell
+    rows, row_weights = _spline(height, tall, rng.random())
+    columns, column_weights = _spline(width, wide, rng.random())
+    knots = rng.standard_normal((rows[-1] + 4, columns[-1] + 4), dtype=np.float32)
+    # Sums of products instead of a matrix product: a BLAS may add in another order on another number of threads.
+    strips = sum(column_weights[k] * knots[:, columns + k] for k in range(4)) / np.float32(0.479)
+    return sum(row_weights[k][:, None] * strips[rows + k] for k in range(4))
+
+
+def _step(value, softness):
+    """Return a soft step: 0 where ``value`` is well below 0, 1 where well above, over a width of ``softness``."""
+    return 0.5 + 0.5 * np.tanh(value / np.float32(softness))
+
+
+def _ridge(noise, width):
+    """Return thin curves, 1 where ``noise`` crosses 0 and 0 away from it: a sheet of fibre cut by the scan plane."""
+    return np.exp(-((noise / np.float32(width)) ** 2))
+
+
+# --- tissue ---------------------------------------------------------------------------------------------------------
+
+
+def _layers(rng, depth, width, mm):
+    """Return the soft membership (height, width) of fat, gland, muscle and the deep part, below wavy borders."""
+    top = rng.uniform(1.2, 2.4)
+    fat = top + (rng.uniform(0.5, 4) if rng.random() < 0.4 else rng.uniform(4, 12))
+    gland = fat + rng.uniform(9, 22)
+    muscle = gland + rng.uniform(4, 10)
+    below = []
+    for border, wave, soft in ((top, 0.1, 0.2), (fat, 1.4, 0.3), (gland, 1.6, 0.5), (muscle, 1.2, 1.2)):
+        line = border + wave * _field(rng, (1, width), (1, 10 / mm)) + 0.25 * _field(rng, (1, width), (1, 2 / mm))
+        tilt = rng.normal(0, 0.05) * wave * (np.arange(width) * mm - width * mm / 2)
+        below.append(_step(depth - (line + tilt).astype(np.float32), soft))
+    return below[0] - below[1], below[1] - below[2], below[2] - below[3], below[3], 1 - below[0]
+
+
+def _tissue(rng, shape, mm):
+    """Return the echo strength in dB, float32 (height, width), of a breast without a lesion, and the gland's level."""
+    from scipy import ndimage
+
+    height, width = shape
+    depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
+    fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm)
+    gland_db, streaky, lobular = rng.uniform(-2, 5), rng.uniform(0.4, 1.3), rng.uniform(0, 1.3)
+
+    def grain(tall, wide):
+        return _field(rng, shape, (tall / mm, wide / mm))
+
+    def sheets(spacing, wander, length, thin):
+        # Sheets lie roughly across the beam: curves of equal value of the depth with noise added.
+        return _ridge(np.sin(np.pi * (depth / spacing + wander * grain(1.2 * spacing, length))), thin)
+
+    patchy = grain(2.5, 5)
+    septa = 17 * sheets(2.6, 0.45, 9, 0.17) * _step(grain(1.5, 5) - 0.3, 0.3)
+    fine = 16 * sheets(rng.uniform(0.9, 1.4), 0.6, rng.uniform(4, 8), 0.4) * _step(grain(0.8, 3.5) - 0.3, 0.3)
+    coarse = 17 * sheets(rng.uniform(1.6, 2.6), 0.5, rng.uniform(5, 10), 0.22) * _step(grain(1.5, 5) - 0.1, 0.3)
+    lobules = _step(grain(rng.uniform(0.6, 1.2), rng.uniform(1.6, 3)) - rng.uniform(0.5, 1.1), 0.4)
+    lobules *= rng.uniform(-14, -7) * _step(grain(3, 6) + 0.3, 0.4)
+    fibres = 14 * _ridge(grain(0.5, 9), 0.2) * _step(grain(1.5, 7) - 0.2, 0.4)
+
+    echo = fat * (-8 + 1.5 * patchy + septa + 0.4 * fine) + skin * (
+        2 + 5 * _ridge(depth - 0.25, 0.2) + 3 * _ridge(depth - 1.2, 0.3)
+    )
+    echo += gland * (gland_db + 3.5 * patchy - 5 + streaky * (fine + coarse) + lobular * lobules)
+    echo += muscle * (-9 + 2 * patchy + fibres) + deep * (-17 + 1.5 * patchy + 0.5 * fibres)
+
+    # Tissue is pressed by the probe and slides: bend everything below the skin along a smooth displacement.
+    calm = np.clip(depth / 4, 0, 1) / mm
+    rows = np.arange(height)[:, None] + calm * (rng.uniform(0.4, 1.2) * grain(7, 10) + 0.25 * grain(2.5, 5))
+    columns = np.arange(width)[None, :] + calm * 0.8 * grain(6, 8)
+    return ndimage.map_coordinates(echo, [rows, columns], order=1, mode="nearest", output=np.float32), gland_db
+
+
+# --- lesions --------------------------------------------------------------------------------------------------------
+
+# kind: share within its class, width-to-height ratio, echo, roughness, border softness, excess attenuation in dB/mm.
+_KINDS = {
+    "benign": {
+        "cyst": (0.40, (1.15, 2.0), (-36, -25), 0.0, 0.12, (-1.4, -0.8)),
+        "fibroadenoma": (0.47, (1.4, 2.4), (-19, -11), 0.05, 0.2, (-0.9, -0.3)),
+        "lobulated": (0.13, (1.0, 1.8), (-20, -13), 0.1, 0.4, (-0.7, 0.3)),
+    },
+    "malignant": {
+        "spiculated": (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (0.9, 2.2)),
+        "angular": (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.5, 1.6)),
+        "oval": (0.13, (0.9, 1.5), (-20, -13), 0.1, 0.35, (-0.3, 0.9)),
+    },
+}
+_MARGINS = {"cyst": "circumscribed", "fibroadenoma": "circumscribed", "oval": "microlobulated"}
+
+
+def _choose_lesion(rng, label, size, taken=None):
+    """Return the parameters of one lesion in a frame of ``size`` = (height, width) mm, away from a lesion ``taken``."""
+    kinds = _KINDS[label]
+    kind = list(kinds)[int(rng.choice(3, p=[row[0] for row in kinds.values()]))]
+    _, ratios, echoes, rough, soft, excess = kinds[kind]
+    ratio = rng.uniform(*ratios)
+    radius = min(np.exp(rng.uniform(np.log(2.8), np.log(7))), 0.24 * size[0])
+    if taken is not None:
+        # A second lesion is small, so that both fit.
+        radius = rng.uniform(1.6, 2.6)
+    lateral, axial = radius * np.sqrt(ratio), radius / np.sqrt(ratio)
+    for _ in range(40):
+        x = rng.uniform(min(lateral + 3, 0.45 * size[1]), max(size[1] - lateral - 3, 0.55 * size[1]))
+        z = rng.uniform(min(axial + 3.5, 0.45 * size[0]), max(0.72 * size[0] - axial, 0.5 * size[0]))
+        if taken is None or abs(x - taken["x_mm"]) > taken["lateral_mm"] + lateral + 2:
+            break
+    benign = label == "benign"
+    return {
+        "kind": kind,
+        "margin": _MARGINS.get(kind, kind),
+        "x_mm": x,
+        "z_mm": z,
+        "lateral_mm": lateral,
+        "axial_mm": axial,
+        "angle_deg": rng.normal(0, 9 if benign else 18),
+        "echo_db": rng.uniform(*echoes),
+        "rough": rough,
+        "soft_mm": soft * rng.uniform(0.7, 1.5),
+        "excess_db_per_mm": rng.uniform(*excess),
+        "uneven_db": rng.uniform(0.3, 1.5) if benign else rng.uniform(2, 4.5),
+        "halo_db": 0.0 if benign else rng.uniform(0, 7),
+        "bright_dots": not benign and rng.random() < 0.35,
+    }
+
+
+def _outline(rng, lesion, angles):
+    """Return the border's distance, in units of the ellipse's radius, over ``angles``: smooth part and spicules."""
+    smooth = np.ones_like(angles)
+    orders = range(2, 5) if lesion["margin"] == "circumscribed" else range(2, 12)
+    for order in orders:
+        swing = rng.normal(0, 0.02 + 0.6 * lesion["rough"] / order**0.6)
+        smooth += swing * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+    spicules = np.zeros_like(angles)
+    if lesion["margin"] in ("spiculated", "angular"):
+        sharp = 0.11 if lesion["margin"] == "spiculated" else 0.3
+        for _ in range(rng.integers(6, 13) if sharp < 0.2 else rng.integers(3, 6)):
+            turn = np.angle(np.exp(1j * (angles - rng.uniform(0, 2 * np.pi))))
+            spicules += rng.uniform(0.1, 0.6) * np.maximum(0, 1 - np.abs(turn) / (2 * sharp * rng.uniform(0.7, 1.4)))
+    return np.maximum(smooth, 0.45), np.minimum(spicules, 0.7)
+
+
+def _shape(rng, lesion, depth, across):
+    """Return two signed distances in mm (inside negative), with and without the spicules' tips, and the slope."""
+    turn = np.deg2rad(lesion["angle_deg"])
+    cosine, sine = float(np.cos(turn)), float(np.sin(turn))
+    x, z = across - lesion["x_mm"], depth - lesion["z_mm"]
+    p = (x * cosine + z * sine) / lesion["lateral_mm"]
+    q = (z * cosine - x * sine) / lesion["axial_mm"]
+    radius = np.hypot(p, q)
+    angles = np.linspace(-np.pi, np.pi, 361)
+    smooth, spicules = _outline(rng, lesion, angles)
+    theta = ((np.arctan2(q, p) + np.pi) * (360 / (2 * np.pi)) + 0.5).astype(int)
+    scale = float(np.sqrt(lesion["lateral_mm"] * lesion["axial_mm"]))
+    whole = (radius - (smooth + spicules).astype(np.float32)[theta]) * scale
+    core = (radius - (smooth + 0.4 * spicules).astype(np.float32)[theta]) * scale
+    return whole, core, np.abs(q) / (radius + 1e-3)
+
+
+def _insert(rng, lesion, echo, mm):
+    """Put a lesion into the echo map (changed in place); return its mask (bool) and its extra loss in dB."""
+    from scipy import ndimage
+
+    height, width = echo.shape
+    depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
+    across = (np.arange(width, dtype=np.float32) * np.float32(mm))[None, :]
+    whole, core, slope = _shape(rng, lesion, depth, across)
+    soft = lesion["soft_mm"]
+    ragged = whole + soft * _field(rng, echo.shape, (0.7 / mm, 1.0 / mm))
+    if lesion["margin"] != "circumscribed":
+        ragged += 0.13 * lesion["lateral_mm"] * _field(rng, echo.shape, (1.6 / mm, 2.2 / mm))
+    inside = _step(-ragged, soft)
+    texture = lesion["uneven_db"] * _field(rng, echo.shape, (1.2 / mm, 1.6 / mm))
+    if lesion["bright_dots"]:
+        texture += 16 * _step(_field(rng, echo.shape, (0.3 / mm, 0.4 / mm)) - 2.3, 0.1)
+    if lesion["margin"] == "circumscribed":
+        # A thin capsule answers most where it lies across the beam; at the sides it bends the beam away.
+        echo += 9 * _ridge(whole - 0.2, 0.25) * slope**2
+        loss = 0.8 * (np.abs(whole) < 0.35).astype(np.float32) + inside * lesion["excess_db_per_mm"]
+    else:
+        echo += lesion["halo_db"] * _ridge(np.maximum(ragged - 0.5, 0), 1.4)
+        loss = inside * lesion["excess_db_per_mm"]
+    echo += inside * (lesion["echo_db"] + texture - echo)
+    loss = np.cumsum(loss, axis=0, dtype=np.float64) * mm
+    behind = ndimage.gaussian_filter1d(12 * np.tanh(loss / 12), 0.5 / mm, axis=1).astype(np.float32)
+    column = min(max(int(round(lesion["x_mm"] / mm)), 0), width - 1)
+    lesion["behind_db"] = float(-behind[-1, column])
+    return core < 0, behind
+
+
+# --- the scanner ----------------------------------------------------------------------------------------------------
+
+
+def _envelope(rng, echo, mm):
+    """Return the echo intensity, float32 (height, width): scatterers, beam, envelope, mean of two looks.
+
+    Complex normal scatterers are the baseband form of many random reflectors in a resolution cell. The beam is
+    separable and wider away from its focus. Two looks from different sides are averaged (compounding), and
+    neighbours a little.
+    """
+    from scipy import ndimage
+
+    height, width = echo.shape
+    looks = rng.standard_normal((4, height, width), dtype=np.float32) * 10 ** (echo / 20)
+    axial, lateral = rng.uniform(0.07, 0.11) / mm, rng.uniform(0.12, 0.19) / mm
+    looks = ndimage.gaussian_filter1d(looks, axial, axis=1, truncate=3)
+    focus = rng.uniform(0.3, 0.6)
+    far = np.clip(np.abs(np.linspace(0, 1, height) - focus) * 2, 0, 1).astype(np.float32)[:, None]
+    narrow = ndimage.gaussian_filter1d(looks, lateral, axis=2, truncate=3)
+    looks = narrow + far * (ndimage.gaussian_filter1d(narrow, 1.5 * lateral, axis=2, truncate=3) * 1.3 - narrow)
+    power = (looks * looks).sum(axis=0) * np.float32(np.pi * axial * lateral)
+    return ndimage.gaussian_filter(power, (0.1 / mm, 0.15 / mm), truncate=2.5)
+
+
+def _shade(rng, shape, mm):
+    """Return the loss in dB (height, width) that depth and bad contact bring, after the scanner's own compensation."""
+    height, width = shape
+    depth = (np.arange(height) * mm)[:, None]
+    residual = rng.uniform(0.1, 0.8) * np.maximum(depth - rng.uniform(6, 22), 0)
+    residual += rng.uniform(0, 6) * np.exp(-depth / 3) * rng.choice([-0.5, 1])
+    contact = np.maximum(_field(rng, (1, width), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.7, 2.2), 0)
+    return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
+
+
+def _simulate(label, rng, lesions):
+    """Return a whole frame in grey levels (float32, before rounding), its masks (bool) and its true parameters."""
+    shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
+    mm = rng.uniform(28, 42) / shape[0]
+    echo, gland_db = _tissue(rng, shape, mm)
+    found, masks, loss = [], [], _shade(rng, shape, mm)
+    for _ in range(lesions if label != "normal" else 0):
+        size = shape[0] * mm, shape[1] * mm
+        found.append(_choose_lesion(rng, label, size, found[0] if found else None))
+        mask, behind = _insert(rng, found[-1], echo, mm)
+        masks.append(mask)
+        loss += behind
+    gain_db, range_db = rng.uniform(-6, 6), rng.uniform(44, 60)
+    power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
+    grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
+    truth = {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db, "lesions": len(found)}
+    main = found[0] if found else {}
+    truth |= {name: main.get(name, "") for name in ("kind", "margin", "lateral_mm", "axial_mm", "angle_deg", "echo_db")}
+    truth |= {name: main.get(name, "") for name in ("excess_db_per_mm", "behind_db", "x_mm", "z_mm")}
+    return grey, masks, truth
+
+
+# --- one image ------------------------------------------------------------------------------------------------------
+
+
+def _cut(rng, grey, masks, truth, copy, mirrored):
+    """Cut one picture out of the frame; a copy is cut elsewhere, its gain turned and perhaps mirrored."""
+    height, width = grey.shape
+    top, bottom = (int(v) for v in rng.integers(0, height // 25 + 1, 2))
+    left, right = (int(v) for v in rng.integers(0, width // 25 + 1, 2))
+    if copy:
+        grey = grey * rng.uniform(0.92, 1.08) + rng.uniform(-14, 14)
+    window = np.s_[top : height - bottom, left : width - right]
+    grey, masks = grey[window], [mask[window] for mask in masks]
+    truth = dict(truth, copy=copy, mirrored=mirrored, centre_x="", centre_y="")
+    if masks:
+        truth["centre_x"] = truth["x_mm"] / truth["mm_per_pixel"] - left
+        truth["centre_y"] = truth["z_mm"] / truth["mm_per_pixel"] - top
+    if mirrored:
+        grey, masks = grey[:, ::-1], [mask[:, ::-1] for mask in masks]
+        if masks:
+            truth["centre_x"] = grey.shape[1] - 1 - truth["centre_x"]
+            truth["angle_deg"] = -truth["angle_deg"]
+    return grey, masks, truth
+
+
+def _blacken(rng, pixels):
+    """Now and then leave a black corner or strip, as at the edge of a probe's field (changed in place)."""
+    height, width = pixels.shape
+    if rng.random() < 0.08:
+        slant = np.arange(height)[:, None] * rng.uniform(0.12, 0.3) + np.arange(width)[None, :]
+        corner = slant < rng.uniform(0.06, 0.12) * width
+        pixels[corner if rng.random() < 0.5 else corner[:, ::-1]] = 0
+    if rng.random() < 0.06:
+        pixels[-int(rng.integers(4, 0.06 * height)) :] = 0
+
+
+def _calipers(rng, draw, mask, ink):
+    """Mark the two diameters of a lesion (or of a place in normal tissue) with crosses and dotted lines."""
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    if len(rows) == 0:
+        x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.6) * height
+        left, right, top, bottom = x - 0.1 * width, x + 0.1 * width, y - 0.08 * height, y + 0.08 * height
+    else:
+        left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    x, y, lean = (left + right) / 2, (top + bottom) / 2, rng.uniform(-0.15, 0.15) * (bottom - top)
+    for ends in (((left, y - lean), (right, y + lean)), ((x + lean, top), (x - lean, bottom))):
+        for px, py in ends:
+            draw.line([px - 4, py, px + 4, py], fill=ink)
+            draw.line([px, py - 4, px, py + 4], fill=ink)
+        for part in np.linspace(0, 1, 16):
+            (ax, ay), (bx, by) = ends
+            draw.point([(ax + part * (bx - ax), ay + part * (by - ay))], fill=ink)
+
+
+def _doppler(rng, picture):
+    """Draw a colour box with a few patches of flow, red towards the probe and blue away from it."""
+    width, height = picture.size
+    pixels = np.array(picture)
+    box_h, box_w = int(rng.uniform(0.35, 0.55) * height), int(rng.uniform(0.35, 0.55) * width)
+    top, left = int(rng.uniform(0.1, 0.4) * height), int(rng.uniform(0.1, 0.4) * width)
+    flow = _field(rng, (box_h, box_w), (9, 12))
+    part = pixels[top : top + box_h, left : left + box_w]
+    part[flow > 1.6] = (210, 60, 20)
+    part[flow < -1.7] = (30, 70, 220)
+    picture = Image.fromarray(pixels)
+    ImageDraw.Draw(picture).rectangle([left, top, left + box_w, top + box_h], outline=(230, 200, 60))
+    return picture
+
+
+def _annotate(rng, pixels, mask, marks, colour):
+    """Return the pixels with burned-in marks; three channels when ``colour``."""
+    if not marks and not colour:
+        return pixels
+    picture = Image.fromarray(pixels)
+    ink = int(rng.integers(200, 256))
+    if colour:
+        picture = picture.convert("RGB")
+        if rng.random() < 0.5 or not marks:
+            picture = _doppler(rng, picture)
+        ink = (250, 220, 60) if rng.random() < 0.6 else (90, 240, 120)
+    draw = ImageDraw.Draw(picture)
+    if "calipers" in marks:
+        _calipers(rng, draw, mask, ink)
+    if "text" in marks:
+        width, height = picture.size
+        place = rng.uniform(0.02, 0.65) * width, rng.choice([rng.uniform(0.04, 0.12), rng.uniform(0.6, 0.92)]) * height
+        draw.text(place, str(rng.choice(_TEXTS)), fill=ink, font=ImageFont.load_default())
+    return np.array(picture)
+
+
+def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions=1):
+    """Make one scan of class ``label`` from ``seed`` (an int or a list of ints) and return a `Scan`.
+
+    ``copy`` 1, 2 … gives near-duplicates: the same frame cut elsewhere with another gain; ``mirrored`` turns it round;
+    ``marks`` is "", "calipers", "text" or "calipers;text"; ``lesions`` is ignored for normal tissue.
+    """
+    if label not in CLASSES:
+        raise DataError(f"A phantom's class must be one of {', '.join(CLASSES)}, not {label!r}.")
+    seeds = [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
+    grey, masks, truth = _simulate(label, np.random.default_rng([*seeds, 0]), lesions)
+    rng = np.random.default_rng([*seeds, 1 + copy])
+    grey, masks, truth = _cut(rng, grey, masks, truth, copy, mirrored)
+    pixels = np.clip(np.rint(grey + rng.standard_normal(grey.shape, dtype=np.float32)), 0, 255).astype(np.uint8)
+    _blacken(rng, pixels)
+    masks = tuple(mask.astype(np.uint8) * 255 for mask in masks) or (np.zeros_like(pixels),)
+    whole = np.maximum.reduce(masks)
+    truth |= {"label": label, "marks": marks, "colour": colour, "width": pixels.shape[1], "height": pixels.shape[0]}
+    behind, truth["posterior"] = truth["behind_db"], ""
+    if behind != "":
+        truth["posterior"] = "none" if abs(behind) < 2 else "enhancement" if behind > 0 else "shadow"
+    return Scan(_annotate(rng, pixels, whole, marks, colour), whole, truth, masks)
+
+
+# --- a whole data set -----------------------------------------------------------------------------------------------
+
+
+def _shares(n):
+    """Divide ``n`` images among the classes as BUSI does, by the largest remainder, with two at least in each."""
+    exact = [n * images / sum(_BUSI_IMAGES) for images in _BUSI_IMAGES]
+    counts = [int(value) for value in exact]
+    order = sorted(range(3), key=lambda k: counts[k] - exact[k])
+    for k in order[: n - sum(counts)]:
+        counts[k] += 1
+    return dict(zip(CLASSES, counts, strict=True))
+
+
+def _families(count):
+    """Return the sizes of the near-duplicate groups of a class of ``count`` images: 2, 3, 2, 2, 3 … about a fifth."""
+    wanted, sizes = round(_SIBLINGS * count), []
+    while wanted >= 2:
+        size = min(3 if len(sizes) % 3 == 1 else 2, wanted)
+        size = 3 if wanted == 3 else size
+        sizes.append(size)
+        wanted -= size
+    return sizes
+
+
+def _plan_class(rng, label, count, first_group):
+    """Return one dict an image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
+    sizes = _families(count)
+    sizes += [1] * (count - sum(sizes))
+    rows = []
+    for group, size in enumerate(sizes, first_group):
+        flips = [False] + [bool(v) for v in rng.random(size - 1) < 0.35]
+        if group == first_group and size > 1:
+            flips[1] = True
+        rows += [{"label": label, "group": group, "copy": k, "mirrored": flips[k], "lesions": 1} for k in range(size)]
+    singles = [k for k, row in enumerate(rows) if sizes[row["group"] - first_group] == 1]
+    several = max(round(_SEVERAL[label] * count), 1 if _SEVERAL[label] and count >= 14 else 0)
+    for k in singles[:several]:
+        rows[k]["lesions"] = 2
+    marked = set(rng.permutation(count)[: round(_MARKED[label] * count)].tolist())
+    kinds = ["text"] * 4 + ["calipers"] if label == "normal" else ["calipers", "calipers", "text", "calipers;text"]
+    for k, row in enumerate(rows):
+        row["marks"] = str(rng.choice(kinds)) if k in marked else ""
+        row["colour"] = False
+    return [rows[k] for k in rng.permutation(count)]
+
+
+def _plan(n, seed):
+    """Return one dict an image for the whole data set, with everything that `draw` needs and the image's name."""
+    rng = np.random.default_rng([seed, 7])
+    rows, groups = {}, 1
+    for label, count in _shares(n).items():
+        rows[label] = _plan_class(rng, label, count, groups)
+        groups += count
+    every = [row for label in CLASSES for row in rows[label]]
+    sizes = {group: sum(row["group"] == group for row in every) for group in {row["group"] for row in every}}
+    for label in CLASSES:
+        for number, row in enumerate(rows[label], 1):
+            row["image_id"], row["drawn_as"] = f"{label} ({number})", label
+    lone = [[r for r in rows[k] if sizes[r["group"]] == 1 and r["lesions"] == 1] for k in ("benign", "malignant")]
+    one, other = lone[0][-1], lone[1][-1]
+    marked = [row for row in every if row["marks"] and row is not other]
+    for k in rng.permutation(len(marked))[: max(1, round(_COLOUR * n))]:
+        marked[k]["colour"] = True
+    # The same picture under two labels, as benign (433) and malignant (145) in BUSI.
+    other.update({key: one[key] for key in ("group", "copy", "mirrored", "marks", "colour")}, drawn_as="benign")
+    return every
+
+
+def _write_scan(folder, seed, row):
+    """Draw one planned scan, write its image and its masks, and return its line of ``phantom.csv``."""
+    wanted = {key: row[key] for key in ("copy", "mirrored", "marks", "colour", "lesions")}
+    scan = draw(row["drawn_as"], [seed, row["group"]], **wanted)
+    stem = folder / row["label"] / row["image_id"]
+    Image.fromarray(scan.pixels).save(f"{stem}.png", compress_level=4)
+    for k, mask in enumerate(scan.masks):
+        Image.fromarray(mask).save(f"{stem}_mask{f'_{k}' if k else ''}.png", compress_level=4)
+    line = {**scan.truth, **{key: row[key] for key in ("image_id", "label", "group")}}
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
+
+
+def make(folder, n=300, seed=0, jobs=None):
+    """Write ``n`` made-up scans with masks and ``phantom.csv`` into ``folder``, in the BUSI layout; return its Path.
+
+    ``n`` counts images, copies included; all that BUSI's faults teach is planted from n = 60 on (two pictures with two
+    labels from 12, several masks for a benign scan from about 25 and for a malignant one from about 52). The files
+    depend on ``n`` and ``seed`` only; ``jobs`` is the number of threads (default: up to four).
+    Raises DataError when the folder holds something already or n is below 12.
+    """
+    folder = Path(folder)
+    if n < SMALLEST:
+        raise DataError(f"At least {SMALLEST} phantoms are needed so that every class has two; {n} were asked for.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
+    if folder.is_dir():
+        folder.rmdir()
+    rows = _plan(n, seed)
+    with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
+        for label in CLASSES:
+            (working / label).mkdir()
+        lines = pool.map(lambda row: _write_scan(working, seed, row), rows)
+        lines = list(progress.bar(lines, "making phantoms", total=n, unit="scan"))
+        with open(working / "phantom.csv", "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+            table.writeheader()
+            table.writerows(lines)
+    return folder
+
+
+def cached(n=300, seed=0):
+    """Return the folder of ``n`` phantoms in the user's cache; made on first use, by one process at a time."""
+    from filelock import FileLock
+
+    root = cache.cache_dir("phantom")
+    folder = root / f"phantom-n{n}-seed{seed}-v{GENERATOR_VERSION}"
+    if not folder.is_dir():
+        with FileLock(root / f"{folder.name}.lock"):
+            if not folder.is_dir():
+                make(folder, n, seed)
+    return folder

@@ -1,0 +1,181 @@
+"""Who trains and who is tested: the papers' splits and the clean one, each checked, each with its hash.
+
+A split has one row a *file that the network sees*: a scan, or (paper B) a mask counted as an image.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from busilib.data.natural import natural_key
+from busilib.errors import SplitError
+from busilib.recipes import CLASSES
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table of files with the part that each belongs to.
+
+    ``table`` has the columns file_id, kind ("scan" or "mask"), image_id, label, group, path, split. ``declared``
+    names the overlaps that the protocol is known to have: "image" (a scan and its mask in two parts), "group"
+    (near-identical scans in two parts), "validation = test". `check_split` fills ``overlaps`` with their counts.
+    """
+
+    name: str
+    table: pd.DataFrame
+    declared: tuple[str, ...] = ()
+    overlaps: dict = field(default_factory=dict)
+
+    def part(self, name):
+        """Return the rows of one part; "validation" is the test part when the protocol validates on it."""
+        if name not in PARTS:
+            raise ValueError(f"part {name!r} does not exist; choose one of: {', '.join(PARTS)}")
+        if name == "validation" and "validation = test" in self.declared:
+            name = "test"
+        return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def counts(self):
+        """Return the number of files a class and part, as a table with totals."""
+        table = pd.crosstab(self.table["label"], self.table["split"])
+        table = table.reindex(index=[c for c in CLASSES if c in table.index], columns=[p for p in PARTS if p in table])
+        table.loc["total"] = table.sum()
+        return table.assign(total=table.sum(axis=1)).rename_axis(index=None, columns=None)
+
+    @property
+    def sha256(self):
+        """SHA-256 over the sorted lines "file_id kind image_id split"."""
+        lines = sorted(self.table[["file_id", "kind", "image_id", "split"]].agg(" ".join, axis=1))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def files(catalogue, masks=False):
+    """Return one row a file: file_id, kind, image_id, label, group, path; with ``masks``, the mask files as well."""
+    rows = []
+    for scan in catalogue.table.itertuples():
+        shared = {"image_id": scan.image_id, "label": scan.label, "group": scan.group}
+        rows.append({"file_id": scan.image_id, "kind": "scan", "path": str(scan.path)} | shared)
+        for path in scan.mask_paths if masks else ():
+            rows.append({"file_id": _stem(path), "kind": "mask", "path": str(path)} | shared)
+    return pd.DataFrame(rows)[["file_id", "kind", "image_id", "label", "group", "path"]]
+
+
+def paper_a(catalogue, seed=0, stratified=True):
+    """Paper A: 15 % of the scans are the test part, and validation is that test part (BUSI: 663 / 117).
+
+    Drawn by scikit-learn, stratified by class or not. Copies of a scan may lie on both sides: the paper did not look.
+    """
+    from sklearn.model_selection import train_test_split
+
+    table = files(catalogue)
+    _, test = train_test_split(
+        np.arange(len(table)),
+        test_size=0.15,
+        random_state=seed,
+        stratify=table["label"] if stratified else None,
+    )
+    table["split"] = np.where(np.isin(np.arange(len(table)), test), "test", "train")
+    return check_split(Split("paper A", table, declared=("group", "validation = test")))
+
+
+def paper_b(catalogue, seed=0):
+    """Paper B: per class int(10 %) of all files are tested, then the first int(20 %) of the rest are validation.
+
+    Masks are files like any other, so BUSI gives 1138 / 283 / 157. "The first" is what Keras' validation_split
+    takes from the sorted file names. How the test part was drawn is unsaid; here at random from ``seed``.
+    """
+    table = files(catalogue, masks=True)
+    # Keras sorts file names as text: "benign (1).png", "benign (10).png", "benign (10)_mask.png", "benign (1)_mask.png"
+    table = table.assign(name=table["file_id"] + ".png").sort_values(["label", "name"]).drop(columns="name")
+    rng = np.random.default_rng(seed)
+    table["split"] = "train"
+    for _, rows in table.groupby("label", sort=True):
+        test = rng.choice(rows.index, size=int(0.1 * len(rows)), replace=False)
+        rest = rows.index[~rows.index.isin(test)]
+        table.loc[test, "split"] = "test"
+        table.loc[rest[: int(0.2 * len(rest))], "split"] = "validation"
+    return check_split(Split("paper B", table.reset_index(drop=True), declared=("image", "group")))
+
+
+def clean(catalogue, fold=0, folds=5, seed=0):
+    """The same work done properly: groups stay together, objections are dropped, validation is a part of its own.
+
+    Stratified by class, grouped by near-identical scans; fold ``fold`` of ``folds`` is the test part, and a
+    ``folds``-th of the rest is validation. Only scans are inputs. Dropped: axilla, needle and contradictory scans.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if not 0 <= fold < folds:
+        raise ValueError(f"fold {fold} does not exist: with {folds} folds choose 0 to {folds - 1}")
+    objections = {"axilla", "needle", "contradictory", "objection"}
+    keep = set(catalogue.table.loc[[not objections & set(flags) for flags in catalogue.table["flags"]], "image_id"])
+    table = files(catalogue)
+    table = table[table["image_id"].isin(keep)].reset_index(drop=True)
+
+    def draw(rows, number):
+        folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        return rows.index[list(folder.split(rows, rows["label"], rows["group"]))[number][1]]
+
+    table["split"] = "train"
+    table.loc[draw(table, fold), "split"] = "test"
+    table.loc[draw(table[table["split"] == "train"], fold), "split"] = "validation"
+    return check_split(Split(f"clean, fold {fold + 1} of {folds}", table))
+
+
+def make(paper, protocol, catalogue, fold=0, folds=5, seed=0):
+    """Return the split of a paper ("A" or "B") under a protocol ("paper" or "clean").
+
+    The papers have one split each, so ``fold`` is for the clean protocol only.
+    """
+    if protocol == "clean":
+        return clean(catalogue, fold, folds, seed)
+    if protocol != "paper" or paper not in ("A", "B"):
+        raise ValueError(f"paper {paper!r} with protocol {protocol!r}: choose 'A' or 'B', and 'paper' or 'clean'")
+    if fold != 0:
+        raise ValueError("FOLD is for PROTOCOL='clean': the papers have one split only, FOLD=0")
+    return paper_a(catalogue, seed) if paper == "A" else paper_b(catalogue, seed)
+
+
+def check_split(split):
+    """Return the split with its overlaps counted; raise SplitError for any that the protocol did not declare.
+
+    One file in two parts is always refused, and so is an empty part.
+    """
+    table = split.table
+    twice = table.loc[table["file_id"].duplicated(), "file_id"].tolist()
+    if twice:
+        raise SplitError(f"{split.name}: {len(twice)} files appear twice, the first is {twice[0]!r}")
+    unknown = sorted(set(table["split"]) - set(PARTS))
+    if unknown:
+        raise SplitError(f"{split.name}: unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}")
+    overlaps = {}
+    for kind, column in (("image", "image_id"), ("group", "group")):
+        parts = table.groupby(column)["split"].nunique()
+        overlaps[kind] = int((parts > 1).sum())
+        if overlaps[kind] and kind not in split.declared:
+            example = sorted(parts.index[parts > 1], key=natural_key)[0]
+            rows = table[table[column] == example]
+            raise SplitError(
+                f"{split.name}: {overlaps[kind]} {column}s lie in two parts, for instance {example!r}: "
+                f"{', '.join(rows['file_id'] + ' in ' + rows['split'])}. Keep each on one side, or declare "
+                f"the overlap {kind!r} if the protocol is known to have it."
+            )
+    needed = ("train", "test") if "validation = test" in split.declared else PARTS
+    for part in needed:
+        if not (table["split"] == part).any():
+            raise SplitError(
+                f"{split.name}: the {part} part is empty. Validating on the test part must be declared "
+                "('validation = test'); otherwise give every part some files."
+            )
+    if "validation = test" in split.declared:
+        if (table["split"] == "validation").any():
+            raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
+        overlaps["validation = test"] = int((table["split"] == "test").sum())
+    return Split(split.name, table, split.declared, overlaps)
+
+
+def _stem(path):
+    return str(path).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".png")

@@ -1,0 +1,25 @@
+"""Errors meant for the person who meets them: what is wrong, with which file, what to do."""
+
+
+class BusiError(Exception):
+    """Base of all errors that busilib raises on purpose; the command line prints them and exits with 1."""
+
+
+class DataError(BusiError):
+    """A data set, a file in it, or a download that cannot be used."""
+
+
+class SplitError(BusiError):
+    """A split that puts one file in two parts, or overlaps in a way that its protocol did not declare."""
+
+
+class RunError(BusiError):
+    """A run folder that is incomplete or does not fit what is asked of it."""
+
+
+class WeightsError(BusiError):
+    """Weights that cannot be had, or do not fit the backbone."""
+
+
+class LessonError(BusiError):
+    """A lesson that does not exist, or a parameter that it does not have."""

@@ -1,0 +1,62 @@
+"""Paper B's augmentation as one affine map: the image is resampled once, on TensorFlow and JAX alike.
+
+Keras' three random layers resample three times and reflect at the border by default. ImageDataGenerator, which the
+paper used, composes rotation, shear and zoom into one matrix, and so does this.
+"""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("busilib")
+class RandomAffine(keras.layers.Layer):
+    """Rotate, shear and zoom each image of a batch at random; the defaults are paper B's Table 1.
+
+    ``rotation`` and ``shear`` are in degrees, drawn from [-value, value]; ``zoom`` draws the two factors
+    independently from [1 - zoom, 1 + zoom]. Input (N, height, width, channels), any number type; output float32 of
+    the same shape and value range. Active only with ``training=True``. ``seed`` fixes the draws.
+    """
+
+    def __init__(self, rotation=20.0, shear=0.2, zoom=0.2, fill_mode="nearest", seed=None, **options):
+        super().__init__(**options)
+        self.rotation, self.shear, self.zoom, self.fill_mode, self.seed = rotation, shear, zoom, fill_mode, seed
+        self.random = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        images = ops.cast(images, "float32")
+        return self.transform(images, self.draw(ops.shape(images)[0])) if training else images
+
+    def draw(self, n):
+        """Draw the parameters of n images: float32 (n, 4) = rotation (°), shear (°), x zoom, y zoom."""
+        low = ops.array([-self.rotation, -self.shear, 1 - self.zoom, 1 - self.zoom], "float32")
+        high = ops.array([self.rotation, self.shear, 1 + self.zoom, 1 + self.zoom], "float32")
+        return low + (high - low) * keras.random.uniform((n, 4), seed=self.random)
+
+    def transform(self, images, parameters):
+        """Apply given parameters (N, 4), as `draw` gives them, to float images (N, height, width, channels)."""
+        _, height, width, _ = ops.shape(images)
+        return ops.image.affine_transform(
+            images, matrices(parameters, height, width), interpolation="bilinear", fill_mode=self.fill_mode
+        )
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("rotation", "shear", "zoom", "fill_mode", "seed")}
+        return super().get_config() | own
+
+
+def matrices(parameters, height, width):
+    """Return the maps (N, 8) from output to input pixels, as ``keras.ops.image.affine_transform`` takes them.
+
+    Rotation · shear · zoom about the image's centre (width/2 - 1/2, height/2 - 1/2). In (x, y) = (column, row)
+    coordinates the product is [[cos θ · zx, -sin(θ + s) · zy], [sin θ · zx, cos(θ + s) · zy]], the convention of
+    Keras' ``apply_affine_transform``. (That function mixes up height and width in the centre of an image that is not
+    square; this does not.)
+    """
+    parameters = ops.cast(parameters, "float32")
+    angle, shear = (parameters[:, i] * (3.141592653589793 / 180) for i in (0, 1))
+    zoom_x, zoom_y = parameters[:, 2], parameters[:, 3]
+    a, b = ops.cos(angle) * zoom_x, -ops.sin(angle + shear) * zoom_y
+    c, d = ops.sin(angle) * zoom_x, ops.cos(angle + shear) * zoom_y
+    x, y = width / 2 - 0.5, height / 2 - 0.5
+    zero = ops.zeros_like(a)
+    return ops.stack([a, b, x - a * x - b * y, c, d, y - c * x - d * y, zero, zero], axis=1)

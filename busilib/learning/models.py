@@ -1,0 +1,202 @@
+"""Backbones, their weights, heads, and how they are put together.
+
+Every model takes uint8 RGB pixels (N, size, size, 3) and gives probabilities (N, 3) in class order. Its layers are
+``preprocessing`` → ``base`` → ``head``; augmentation is not part of it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from busilib.errors import WeightsError
+from busilib.recipes import CLASSES
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What must be known of a network of keras.applications beyond its name."""
+
+    preprocessing: str  # "caffe": BGR minus the ImageNet means; "tf": [-1, 1]
+    last_stage: str  # the layer whose output enters the last stage, the one that "A-tuned" and "B-tuned" train
+    smallest: int  # pixels a side below which the network cannot be built
+    file: str  # what keras.applications calls its ImageNet file without the top, in Keras' own cache
+
+
+BACKBONES = {
+    "ResNet50": Backbone("caffe", "conv4_block6_out", 32, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    "InceptionResNetV2": Backbone(
+        "tf", "mixed_7a", 75, "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    ),
+    "MobileNetV2": Backbone(
+        "tf", "block_12_add", 32, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a backbone starts from. ``sentence`` says it in plain words; ``sha256`` is of the file's bytes."""
+
+    kind: str  # "imagenet", "file" or "none"
+    sentence: str
+    path: str | None = None
+    sha256: str | None = None
+
+
+RANDOM = "drawn at random from the seed: these are random features, so what is learned is learned by the head"
+
+
+def find_weights(weights, backbone, dataset="phantom", profile="quick"):
+    """Return the Weights that ``weights`` stands for: "auto", "imagenet", "none" or the path of a file.
+
+    "auto" is ImageNet for real data and none for phantoms. A quick run never downloads: it takes ImageNet weights
+    only from Keras' cache. A full run downloads them once; when that fails, "auto" goes on without, and says so.
+    Raises WeightsError when named weights cannot be had.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone {backbone!r} does not exist; choose one of: {', '.join(BACKBONES)}")
+    if weights == "none":
+        return Weights("none", f"{backbone}: weights {RANDOM}.")
+    if weights == "auto" and dataset.startswith("phantom"):
+        return Weights("none", f"{backbone}: weights {RANDOM} (phantoms have no pretrained weights yet).")
+    if weights in ("auto", "imagenet"):
+        path = Path(keras.config.keras_home()) / "models" / BACKBONES[backbone].file
+        if not path.exists() and (profile != "quick" or weights == "imagenet"):
+            try:
+                _download(backbone)
+            except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
+                if weights == "imagenet":
+                    raise WeightsError(
+                        f"ImageNet weights for {backbone} could not be downloaded ({error}). Put the file at {path}, "
+                        'name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
+                    ) from error
+        if path.exists():
+            return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
+        return Weights("none", f"{backbone}: ImageNet weights are not here, so weights are {RANDOM}.")
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f'WEIGHTS="{weights}": there is no such file. Choose "auto", "imagenet", "none" or a file.')
+    return Weights("file", f"{backbone}: weights from the file {path.name}.", str(path), _sha256(path))
+
+
+def backbone(name, size, weights, seed=0):
+    """Return a network of keras.applications without its top, for (N, size, size, 3) inputs, named "base".
+
+    Raises ValueError when ``size`` is too small for it, WeightsError when the file does not fit.
+    """
+    if size < BACKBONES[name].smallest:
+        raise ValueError(f"{name} needs images of at least {BACKBONES[name].smallest} pixels a side, not {size}")
+    keras.utils.set_random_seed(seed)
+    make = getattr(keras.applications, name)
+    network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
+    if weights.path:
+        try:
+            network.load_weights(weights.path)
+        except Exception as error:  # h5py and Keras raise many kinds: all mean that the file does not fit
+            raise WeightsError(
+                f"{Path(weights.path).name} holds no weights for {name} without its top ({error}). "
+                f"It must be a file for keras.applications.{name}(include_top=False)."
+            ) from error
+    return network
+
+
+def head(recipe, features):
+    """Return what stands on the base: Flatten, BatchNormalization (paper A), Dense and Dropout layers, softmax.
+
+    ``features`` is the base's output shape (height, width, channels).
+    """
+    layers = [keras.Input(features, name="features"), keras.layers.Flatten(name="flatten")]
+    if recipe.batch_norm:
+        # Keras' momentum of 0.99 needs hundreds of steps before its averages are right; a quick run has not so many.
+        layers.append(keras.layers.BatchNormalization(momentum=0.9, name="batch_norm"))
+    for i, width in enumerate(recipe.dense, start=1):
+        layers.append(keras.layers.Dense(width, activation="relu", name=f"dense_{i}"))
+        layers.append(keras.layers.Dropout(recipe.dropout, name=f"dropout_{i}"))
+    layers.append(keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities"))
+    return keras.Sequential(layers, name="head")
+
+
+def preprocessing(recipe):
+    """Return the step from uint8 pixels to what the base is fed: X/255 ("rescale") or the backbone's own."""
+    pixels = keras.Input((recipe.image_size, recipe.image_size, 3), dtype="uint8", name="pixels")
+    if recipe.preprocessing == "rescale":
+        values = keras.layers.Rescaling(1 / 255)(pixels)
+    elif BACKBONES[recipe.backbone].preprocessing == "tf":
+        values = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
+    else:
+        # What keras.applications.resnet.preprocess_input does: BGR, minus the means of ImageNet.
+        values = keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])(pixels[..., ::-1])
+    return keras.Model(pixels, values, name="preprocessing")
+
+
+def build(recipe, weights, seed=0):
+    """Return the whole network of a recipe: preprocessing → base → head, initialised from ``seed``."""
+    base = backbone(recipe.backbone, recipe.image_size, weights, seed)
+    prepare = preprocessing(recipe)
+    pixels = keras.Input(prepare.input_shape[1:], dtype="uint8", name="pixels")
+    # training=False keeps the BatchNormalization layers of the base in inference mode, also when they are unfrozen.
+    features = base(prepare(pixels), training=False)
+    return keras.Model(pixels, head(recipe, base.output_shape[1:])(features), name=recipe.name.replace("-", "_"))
+
+
+def parts(model, recipe):
+    """Return (frozen, trained): the part whose output can be kept, and the part that is trained on it.
+
+    Both share their layers with ``model``. With ``unfreeze="all"`` the frozen part is None and the trained one is the
+    whole model.
+    """
+    base, top = model.get_layer("base"), model.get_layer("head")
+    base.trainable = recipe.unfreeze != "none"
+    if recipe.unfreeze == "all":
+        return None, model
+    prepare = model.get_layer("preprocessing")
+    if recipe.unfreeze == "none":
+        return keras.Model(prepare.input, base(prepare.output, training=False)), top
+    seam = base.get_layer(BACKBONES[recipe.backbone].last_stage).output
+    lower, upper = keras.Model(base.input, seam, name="lower"), keras.Model(seam, base.output, name="last_stage")
+    features = keras.Input(seam.shape[1:], name="seam")
+    trained = keras.Model(features, top(upper(features, training=False)), name="last_stage_and_head")
+    return keras.Model(prepare.input, lower(prepare.output, training=False)), trained
+
+
+def copy_weights(source, target):
+    """Copy the base, and each layer of the head whose name and shapes agree, from one model to another.
+
+    Returns the names of the copied layers of the head.
+    """
+    target.get_layer("base").set_weights(source.get_layer("base").get_weights())
+    copied = []
+    have = {layer.name: layer.get_weights() for layer in source.get_layer("head").layers}
+    for layer in target.get_layer("head").layers:
+        shapes = [w.shape for w in layer.get_weights()]
+        if shapes and [w.shape for w in have.get(layer.name, [])] == shapes:
+            layer.set_weights(have[layer.name])
+            copied.append(layer.name)
+    return copied
+
+
+def _download(name):
+    # Keras falls back to a temporary folder when its cache folder is missing: make it first.
+    (Path(keras.config.keras_home()) / "models").mkdir(parents=True, exist_ok=True)
+    getattr(keras.applications, name)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(model):
+    """Return one row a layer of a model's head: name, kind, output shape and parameter count, as a list of dicts."""
+    return [
+        {
+            "layer": layer.name,
+            "kind": type(layer).__name__,
+            "output": json.dumps(list(layer.output.shape[1:])),
+            "parameters": layer.count_params(),
+        }
+        for layer in model.layers
+    ]

@@ -1,0 +1,133 @@
+"""Training: from a recipe and a split to a trained model and its predictions.
+
+What is frozen gives the same output in every epoch, so it is computed once and only the rest is trained on it.
+"""
+
+import keras
+import numpy as np
+import pandas as pd
+
+from busilib.data import images
+from busilib.learning import models
+from busilib.learning.augmentation import RandomAffine
+from busilib.progress import shown
+from busilib.recipes import CLASSES
+from busilib.runs import PROBABILITIES, Trained
+
+PREDICT_BATCH = 64
+
+
+def train(recipe, split, *, weights, seed=0, start=None):
+    """Train a recipe on a split and return a `busilib.runs.Trained`.
+
+    ``weights`` is what `models.find_weights` gives; ``start`` a Run whose base and head this one goes on from.
+    ``seed`` fixes the random weights, the dropout, the shuffling and the augmentation.
+    """
+    model = models.build(recipe, weights, seed)
+    copied = models.copy_weights(start.model(), model) if start else []
+    keras.utils.set_random_seed(seed + 1)
+    frozen, trained = models.parts(model, recipe)
+    trained.compile(
+        optimizer=keras.optimizers.Adam(recipe.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    training = Views(recipe, split.part("train"), frozen, seed, shuffle=True)
+    validation = Views(recipe, split.part("validation"), frozen, seed + 1, shuffle=False)
+    history = fit(trained, training, validation, recipe)
+    kept = best_epoch(history, recipe.monitor)
+    info = {
+        "epochs_run": len(history),
+        "epoch_kept": kept,
+        "steps_per_epoch": len(training),
+        "parameters": model.count_params(),
+        "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
+        "copied": copied,
+    }
+    return Trained(model, history, predict(model, split, recipe.image_size), info)
+
+
+def fit(model, training, validation, recipe):
+    """Fit a compiled model and leave it at the best epoch by ``recipe.monitor``; return one row an epoch.
+
+    Stops early after ``recipe.patience`` epochs without a better one; with None it runs all epochs.
+    """
+    stop = keras.callbacks.EarlyStopping(
+        recipe.monitor,
+        patience=recipe.patience or recipe.epochs,
+        restore_best_weights=True,
+    )
+    result = model.fit(
+        training,
+        validation_data=validation,
+        epochs=recipe.epochs,
+        callbacks=[stop],
+        verbose=1 if shown() else 0,
+    )
+    history = pd.DataFrame(result.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    return history
+
+
+def best_epoch(history, monitor):
+    """Return the number (from 1) of the epoch that early stopping keeps: the first best by ``monitor``."""
+    column = history[monitor]
+    best = column.idxmin() if monitor.endswith("loss") else column.idxmax()
+    return int(history.loc[best, "epoch"])
+
+
+class Views(keras.utils.PyDataset):
+    """Batches of (features, one-hot labels) of one part; the next epoch sees the next augmented view.
+
+    Without augmentation there is one view: the images as they are. ``frozen`` turns uint8 pixels into features,
+    once a view, when the view is first needed; with ``frozen=None`` the batches are the pixels.
+    """
+
+    def __init__(self, recipe, files, frozen, seed, shuffle):
+        super().__init__()
+        self.recipe, self.frozen, self.shuffle = recipe, frozen, shuffle
+        self.pixels = images.load(files["path"], recipe.image_size)
+        self.labels = keras.utils.to_categorical([CLASSES.index(label) for label in files["label"]], len(CLASSES))
+        self.affine = RandomAffine(seed=seed)
+        self.rng = np.random.default_rng(seed)
+        # Pixels that train the whole network are augmented anew in every epoch; features are kept.
+        self.count = recipe.views if recipe.augment and frozen is not None else 1
+        self.kept, self.epoch = {}, 0
+        self.order = np.arange(len(self.labels))
+        self._begin()
+
+    def __len__(self):
+        return -(-len(self.labels) // self.recipe.batch_size)
+
+    def __getitem__(self, step):
+        rows = self.order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
+        return self.now[rows], self.labels[rows]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._begin()
+
+    def _begin(self):
+        view = self.epoch % self.count
+        if self.frozen is None:
+            self.now = self._augmented() if self.recipe.augment else self.pixels
+        elif view not in self.kept:
+            pixels = self._augmented() if self.recipe.augment else self.pixels
+            self.kept[view] = self.frozen.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+        if self.frozen is not None:
+            self.now = self.kept[view]
+        if self.shuffle:
+            self.order = self.rng.permutation(len(self.labels))
+
+    def _augmented(self):
+        batches = np.array_split(self.pixels, max(1, len(self.pixels) // PREDICT_BATCH))
+        moved = [np.asarray(self.affine(batch, training=True)) for batch in batches]
+        return np.concatenate(moved).round().astype("uint8")
+
+
+def predict(model, split, size):
+    """Return one row a file of a split, with the probabilities of the classes: the table of predictions.csv."""
+    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
+    pixels = images.load(split.table["path"], size)
+    table[PROBABILITIES] = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0).round(6)
+    return table

@@ -1,0 +1,270 @@
+"""Runs: one trained model = one folder. Written whole or not at all, found again by its key.
+
+runs/<name>/  run.json · history.csv · predictions.csv · model.keras · model_card.md
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+import busilib
+from busilib import metrics
+from busilib.data.cache import cache_dir, write_folder
+from busilib.errors import RunError
+from busilib.recipes import CLASSES
+
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training function hands over: a model, the epochs, the predictions and what else is worth knowing.
+
+    ``history``: one row an epoch. ``predictions``: one row a file, with file_id, image_id, kind, split, label and
+    p_benign, p_malignant, p_normal. ``info`` is added to run.json.
+    """
+
+    model: object
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    info: dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. Everything is read from its folder, so it may come from anywhere."""
+
+    folder: Path
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @cached_property
+    def info(self):
+        """run.json as a dict."""
+        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def history(self):
+        """One row an epoch (counted from 1): accuracy, loss, val_accuracy, val_loss."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @cached_property
+    def predictions(self):
+        """One row a file: file_id, image_id, kind, split, label, p_benign, p_malignant, p_normal."""
+        return pd.read_csv(self.folder / "predictions.csv")
+
+    def part(self, name="test"):
+        """Return the predictions of one part, with the columns ``predicted`` and ``confidence`` added."""
+        table = self.predictions[self.predictions["split"] == name].reset_index(drop=True)
+        if table.empty:
+            raise RunError(f"{self.name} has no predictions for the {name} part")
+        probabilities = table[PROBABILITIES].to_numpy()
+        predicted = [CLASSES[i] for i in probabilities.argmax(axis=1)]
+        return table.assign(predicted=predicted, confidence=probabilities.max(axis=1))
+
+    def confusion(self, name="test"):
+        """Return the confusion matrix (3, 3) of one part: truth in rows, prediction in columns, class order."""
+        table = self.part(name)
+        codes = {label: i for i, label in enumerate(CLASSES)}
+        return metrics.confusion_matrix(table["label"].map(codes), table["predicted"].map(codes))
+
+    def summary(self, name="test"):
+        """Return the scores of one part with their intervals: see `metrics.summary`."""
+        return metrics.summary(self.confusion(name))
+
+    def model(self):
+        """Load the Keras model: uint8 (N, size, size, 3) to probabilities (N, 3)."""
+        import keras
+
+        import busilib.learning  # noqa: F401  (loads Keras quietly)
+
+        return keras.models.load_model(self.folder / "model.keras", compile=False)
+
+
+def open_run(folder):
+    """Return the Run in ``folder``; raise RunError when the folder is not a finished run."""
+    folder = Path(folder)
+    missing = [name for name in ("run.json", "history.csv", "predictions.csv") if not (folder / name).is_file()]
+    if missing:
+        raise RunError(f"{folder} is no finished run: {', '.join(missing)} missing")
+    return Run(folder)
+
+
+def place(runs="auto"):
+    """Return the folder where runs are kept: the user cache's for "auto", else the one that is named."""
+    folder = cache_dir("runs") if runs == "auto" else Path(runs).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_or_train(recipe, scans, split, train, *, weights, seed=0, start=None, runs="auto"):
+    """Return the Run of a recipe: a finished one with the same key, else it is trained now, under a file lock.
+
+    ``train(recipe, split, weights=, seed=, start=)`` returns a `Trained` (busilib.learning.training.train does).
+    ``scans`` is the catalogue that ``split`` was made from; ``start`` the Run whose model this one goes on from.
+    The key covers the recipe, weights, seed, data, split, backend, ``start`` and the code of busilib.learning.
+    """
+    key = _key(recipe, scans, split, weights, seed, start)
+    name = f"{recipe.name}-{key[:12]}"
+    folder = place(runs) / name
+    with FileLock(place(runs) / f".{name}.lock"):
+        if not (folder / "run.json").is_file():
+            began = time.perf_counter()
+            trained = train(recipe, split, weights=weights, seed=seed, start=start)
+            info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
+            info |= {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
+            write(folder, trained, info)
+    return open_run(folder)
+
+
+def write(folder, trained, info):
+    """Write a run folder: in a temporary folder first, renamed when complete."""
+    with write_folder(folder) as working:
+        (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
+        trained.history.to_csv(working / "history.csv", index=False)
+        trained.predictions.to_csv(working / "predictions.csv", index=False)
+        trained.model.save(working / "model.keras")
+        (working / "model_card.md").write_text(card(Run(working)), encoding="utf-8")
+
+
+def card(run):
+    """Return the model card of a run: what it is, on what it was trained, how well it does, what it is not for."""
+    info, recipe = run.info, run.info["recipe"]
+    overlaps = [f"{kind}: {count}" for kind, count in info["overlaps"].items() if count] or ["none"]
+    test = run.summary("test")
+    table = metrics.per_class(run.confusion("test"), CLASSES)
+    rows = [
+        f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
+        f"| {row.specificity:.2f} | {row.precision:.2f} |"
+        for name, row in table.iterrows()
+    ]
+    lines = [
+        f"# Model card: {info['recipe']['name']}",
+        "",
+        "For teaching and research, not for diagnosis.",
+        "",
+        f"* **Network**: {recipe['backbone']}, {recipe['image_size']} px, preprocessing {recipe['preprocessing']}, "
+        f"unfrozen: {recipe['unfreeze']}. {info['weights']['sentence']}",
+        f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} "
+        f"({', '.join(f'{part} {n}' for part, n in info['split']['files'].items())} files).",
+        f"* **Declared overlaps between the parts**: {'; '.join(overlaps)}.",
+        f"* **Test accuracy**: {metrics.text(test)}.",
+        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.",
+        "",
+        "| class | n | sensitivity [95 %] | specificity | precision |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "One data set, from one hospital or made up; no patient identifiers; nothing is known about other scanners.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def collect(runs="auto"):
+    """Return one row a finished run in a folder: its settings, scores and costs, as a table sorted by name."""
+    rows = []
+    for file in sorted(place(runs).glob("*/run.json")):
+        run = Run(file.parent)
+        test = run.summary("test")
+        flat = {key: run.info[key] for key in ("seed", "backend", "device", "seconds", "date")}
+        scores = {f"test_{key}": value for key, value in test.items()}
+        data = {"dataset": run.info["dataset"]["name"], "split": run.info["split"]["name"]}
+        rows.append({"name": run.name} | run.info["recipe"] | data | flat | scores | {"run": run.name})
+    return pd.DataFrame(rows)
+
+
+def _key(recipe, scans, split, weights, seed, start):
+    parts = {
+        "recipe": recipe.as_dict(),
+        "weights": weights.sha256 or weights.kind,
+        "seed": seed,
+        "dataset": scans.sha256,
+        "split": split.sha256,
+        "declared": split.declared,
+        "backend": _backend(),
+        "start": start.info["key"] if start else None,
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _info(recipe, scans, split, weights, seed, start, key):
+    return {
+        "key": key,
+        "recipe": recipe.as_dict(),
+        "seed": seed,
+        "start": start.name if start else None,
+        "dataset": {"name": scans.name, "sha256": scans.sha256},
+        "split": {
+            "name": split.name,
+            "sha256": split.sha256,
+            "files": {part: int(n) for part, n in split.table["split"].value_counts().sort_index().items()},
+        },
+        "declared": list(split.declared),
+        "overlaps": split.overlaps,
+        "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
+        "backend": _backend(),
+        "device": _device(),
+        "versions": {name: _version(name) for name in ("keras", "tensorflow", "jax", "numpy", "scikit-learn")}
+        | {"python": platform.python_version(), "busi-notebooks": busilib.__version__},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _code():
+    """Hash the code that a result depends on, so that a run of an older version is not taken for today's."""
+    root = Path(busilib.__file__).parent
+    digest = hashlib.sha256()
+    for file in [*sorted((root / "learning").glob("*.py")), root / "data" / "images.py"]:
+        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def _backend():
+    import keras
+
+    return keras.backend.backend()
+
+
+def _device():
+    if _backend() == "jax":
+        import jax
+
+        accelerators = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+    else:
+        import tensorflow
+
+        accelerators = [
+            d.name.rsplit("physical_device:", 1)[-1] for d in tensorflow.config.list_physical_devices("GPU")
+        ]
+    return ", ".join(accelerators) or f"CPU, {os.cpu_count()} cores"
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _peak_memory():
+    """Peak memory of this process in MB (10^6 bytes); None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)

@@ -1,0 +1,590 @@
+"""catalogue (with folder and facts): small made folders, each kind of bad input, the cache, and the real BUSI."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from busilib.data import catalogue, facts, folder
+from busilib.data.natural import natural_key
+from busilib.errors import DataError
+from busilib.recipes import CLASSES
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def noise(seed, size=(24, 20)):
+    """Return a grey PIL image of size (width, height) that resembles no other seed's."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, size[::-1], dtype=np.uint8))
+
+
+def lesion(size=(24, 20), value=255, left=5):
+    mask = np.zeros(size[::-1], np.uint8)
+    mask[5:10, left : left + 5] = value
+    return Image.fromarray(mask)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def make(root, images=2, masks=1, labels=CLASSES):
+    """Write a small data set: ``images`` a class, each with ``masks`` masks; black ones for normal."""
+    for k, label in enumerate(labels):
+        for number in range(1, images + 1):
+            stem = root / label / f"{label} ({number})"
+            save(stem.with_name(stem.name + ".png"), noise(100 * k + number))
+            for m in range(masks):
+                mask = lesion(value=0 if label == "normal" else 255)
+                save(stem.with_name(f"{stem.name}_mask{f'_{m}' if m else ''}.png"), mask)
+    return root
+
+
+def refused(root):
+    with pytest.raises(DataError) as caught:
+        catalogue.read(root)
+    return str(caught.value)
+
+
+# ---- good folders
+
+
+def test_the_table_keeps_the_contract(tmp_path):
+    scans = catalogue.read(make(tmp_path / "clinic", images=11, masks=2))
+    assert scans.name == "clinic"
+    assert scans.classes == CLASSES
+    assert scans.table.image_id.tolist()[:3] == ["benign (1)", "benign (2)", "benign (3)"]
+    assert scans.table.image_id.tolist()[9:12] == ["benign (10)", "benign (11)", "malignant (1)"]
+    first = scans.table.iloc[0]
+    assert first.path == (tmp_path / "clinic/benign/benign (1).png").resolve()
+    assert [path.name for path in first.mask_paths] == ["benign (1)_mask.png", "benign (1)_mask_1.png"]
+    assert first.mask_ids == ("benign (1)_mask", "benign (1)_mask_1")
+    assert (first.width, first.height) == (24, 20)
+    assert first.pixel_sha256 == hashlib.sha256(noise(1).convert("RGB").tobytes()).hexdigest()
+    assert scans.table["flags"].tolist() == [()] * 33
+    assert scans.table.group.tolist() == [f"g{k:04d}" for k in range(1, 34)]
+    assert scans.counts().loc["total"].to_dict() == {"images": 33, "masks": 66, "files": 99}
+    assert scans.warnings == ()
+
+
+def test_names_without_the_brackets_are_sorted_as_well(tmp_path):
+    for number, name in enumerate(("a (2)", "a", "a10", "a9")):
+        save(tmp_path / "benign" / f"{name}.png", noise(number))
+    names = catalogue.read(tmp_path).table.image_id.tolist()
+    assert names == sorted(names, key=natural_key)
+
+
+def test_two_classes_and_no_masks(tmp_path):
+    scans = catalogue.read(make(tmp_path, masks=0, labels=("benign", "malignant")))
+    assert scans.classes == ("benign", "malignant")
+    assert scans.counts().files.to_dict() == {"benign": 2, "malignant": 2, "total": 4}
+    assert scans.warnings == (
+        "There are no images of the class normal.",
+        "There are no masks: lessons that need the lesion's outline leave it out.",
+    )
+    assert not catalogue.mask_union(scans.table.iloc[0]).any()
+    assert "warnings: 2" in catalogue.report(scans)
+
+
+def test_unusual_masks_are_warnings(tmp_path):
+    make(tmp_path, images=3)
+    (tmp_path / "benign/benign (2)_mask.png").unlink()
+    save(tmp_path / "malignant/malignant (3)_mask.png", lesion(value=0))
+    save(tmp_path / "normal/normal (1)_mask.png", lesion())
+    assert catalogue.read(tmp_path).warnings == (
+        "1 image without a mask: benign (2).",
+        "1 image with a lesion, but a mask that is all black: malignant (3).",
+        "1 image called normal, but with a mask that is not black: normal (1).",
+    )
+
+
+def test_a_parent_and_what_systems_leave_behind(tmp_path):
+    make(tmp_path / "Dataset_BUSI_with_GT")
+    (tmp_path / "__MACOSX/benign").mkdir(parents=True)
+    for name in (".DS_Store", "benign/Thumbs.db", "normal/desktop.ini", "benign/._benign (1).png", "README.txt"):
+        (tmp_path / "Dataset_BUSI_with_GT" / name).write_bytes(b"x")
+    assert len(catalogue.read(tmp_path).table) == 6
+    make(tmp_path / "second")
+    assert "holds several data sets (Dataset_BUSI_with_GT, second). Give one of them." in refused(tmp_path)
+
+
+def test_the_same_names_in_two_classes(tmp_path):
+    for k, label in enumerate(("benign", "malignant")):
+        save(tmp_path / label / "001.png", noise(k))
+        save(tmp_path / label / "001_mask.png", lesion())
+    scans = catalogue.read(tmp_path)
+    assert scans.table.image_id.tolist() == ["benign 001", "malignant 001"]
+    assert scans.table.mask_ids.tolist() == [("benign 001_mask",), ("malignant 001_mask",)]
+    assert "Images of different classes share their names" in scans.warnings[1]
+
+
+def test_near_duplicates_contradictions_and_colour_are_flagged(tmp_path):
+    make(tmp_path, images=3)
+    smooth = noise(7, (8, 6)).resize((160, 120), Image.Resampling.BICUBIC)
+    save(tmp_path / "benign/benign (4).png", smooth)
+    save(tmp_path / "benign/benign (5).png", smooth.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((150, 110)))
+    save(tmp_path / "normal/normal (4).png", smooth)
+    tint = np.asarray(noise(8).convert("RGB")).copy()
+    tint[3, 3] = (200, 10, 10)
+    save(tmp_path / "malignant/malignant (4).png", Image.fromarray(tint))
+    scans = catalogue.read(tmp_path)
+    rows = scans.table.set_index("image_id")
+    assert rows.group["benign (4)"] == rows.group["benign (5)"] == rows.group["normal (4)"]
+    assert rows["flags"]["benign (5)"] == rows["flags"]["normal (4)"] == ("contradictory", "objection")
+    assert rows["flags"]["malignant (4)"] == ("colour",)
+    assert scans.pairs.flipped.tolist() == ["horizontal", "none", "horizontal"]
+    assert catalogue.report_data(scans)["contradictory"] == [["benign (4)", "benign (5)", "normal (4)"]]
+
+
+def test_the_union_of_masks(tmp_path):
+    save(tmp_path / "benign/a.png", noise(1))
+    save(tmp_path / "benign/a_mask.png", lesion(left=2))
+    save(tmp_path / "benign/a_mask_1.png", lesion(left=12, value=1))
+    save(tmp_path / "benign/a_mask_2.png", lesion(left=17).convert("1").convert("RGBA"))
+    row = catalogue.read(tmp_path).table.iloc[0]
+    union = catalogue.mask_union(row)
+    assert union.shape == (20, 24) and union.dtype == bool
+    assert union.sum() == 3 * 25
+    assert catalogue.mask_union(row, 10).shape == (10, 10)
+    assert catalogue.mask_union(row, (10, 12)).sum() > 0
+    (rows,) = catalogue.read(tmp_path).table.itertuples()
+    assert (catalogue.mask_union(rows) == union).all()
+
+
+def test_the_hash_follows_pixels_names_and_masks(tmp_path):
+    def now():
+        return catalogue.read(tmp_path).sha256
+
+    make(tmp_path)
+    first = now()
+    image = tmp_path / "benign/benign (1).png"
+    save(image, Image.open(image).convert("RGB"))
+    assert now() == first, "a re-encoded copy is the same data"
+    save(tmp_path / "benign/benign (1)_mask.png", lesion(left=6))
+    second = now()
+    (tmp_path / "normal/normal (2).png").rename(tmp_path / "normal/normal (3).png")
+    (tmp_path / "normal/normal (2)_mask.png").rename(tmp_path / "normal/normal (3)_mask.png")
+    assert len({first, second, now()}) == 3
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(CLASSES),
+        st.dictionaries(st.integers(1, 30), st.integers(0, 3), min_size=1, max_size=4),
+        min_size=1,
+    )
+)
+def test_images_and_masks_are_all_files(tmp_path_factory, plan):
+    root = tmp_path_factory.mktemp("made")
+    for k, (label, images) in enumerate(plan.items()):
+        for number, masks in images.items():
+            save(root / label / f"{label} ({number}).png", noise(100 * k + number))
+            for m in range(masks):
+                save(root / label / f"{label} ({number})_mask{f'_{m}' if m else ''}.png", lesion())
+    scans = catalogue.read(root)
+    counts = scans.counts()
+    for label, images in plan.items():
+        assert counts.images[label] == len(images) and counts.masks[label] == sum(images.values())
+        names = scans.table.image_id[scans.table.label == label].tolist()
+        assert names == [f"{label} ({number})" for number in sorted(images)]
+    assert counts.files["total"] == len(list(root.rglob("*.png"))) == counts.images["total"] + counts.masks["total"]
+    assert list(counts.index) == [label for label in CLASSES if label in plan] + ["total"]
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_natural_order_is_the_order_of_the_numbers(numbers):
+    names = [f"benign ({number})" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"benign ({number})" for number in sorted(numbers)]
+
+
+# ---- phantoms
+
+
+def test_phantom_csv_gives_marks_and_groups(tmp_path):
+    make(tmp_path, images=3)
+    lines = ["image_id,label,group,marks"]
+    for k, label in enumerate(CLASSES):
+        lines += [f"{label} ({n}),{label},{10 * k + max(n, 2)},{'calipers;text' if n == 1 else ''}" for n in (1, 2, 3)]
+    (tmp_path / "phantom.csv").write_text("\n".join(lines), encoding="utf-8")
+    scans = catalogue.read(tmp_path)
+    assert scans.table.group.nunique() == 6
+    assert scans.table["flags"].tolist() == [("marks",), (), ()] * 3
+    (tmp_path / "phantom.csv").write_text("\n".join(lines[:-1]), encoding="utf-8")
+    warning = "1 image only in the folder or only in phantom.csv: normal (3)."
+    assert catalogue.read(tmp_path).warnings == (warning,)
+    (tmp_path / "phantom.csv").write_text("x\n1\n", encoding="utf-8")
+    assert "phantom.csv is damaged. Delete the folder and make the phantoms again." in refused(tmp_path)
+
+
+# ---- bad folders, each with its message
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+BAD = {
+    "truncated": (
+        lambda root: truncate(root / "benign/benign (1).png"),
+        "benign/benign (1).png: unreadable, damaged or truncated",
+    ),
+    "one bit": (
+        lambda root: flip_a_bit(root / "benign/benign (1).png"),
+        "benign/benign (1).png: unreadable, damaged or truncated",
+    ),
+    "damaged mask": (
+        lambda root: truncate(root / "benign/benign (1)_mask.png"),
+        "benign/benign (1)_mask.png: unreadable, damaged or truncated",
+    ),
+    "empty file": (
+        lambda root: (root / "benign/benign (1).png").write_bytes(b""),
+        "benign/benign (1).png: no image, whatever its name says.",
+    ),
+    "text called png": (
+        lambda root: (root / "benign/benign (1).png").write_text("hello"),
+        "benign/benign (1).png: no image, whatever its name says.",
+    ),
+    "jpeg called png": (
+        lambda root: noise(1).save(root / "benign/benign (1).png", "JPEG"),
+        "benign/benign (1).png: a JPEG file named .png. Save it as PNG.",
+    ),
+    "16 bits": (
+        lambda root: Image.fromarray(np.full((20, 24), 9000, np.uint16)).save(root / "benign/benign (1).png"),
+        "benign/benign (1).png: more than 8 bits a pixel",
+    ),
+    "another format": (
+        lambda root: noise(1).save(root / "benign/scan.jpg"),
+        "benign/scan.jpg: no PNG image. Move it away, or save it as PNG when it is a scan.",
+    ),
+    "a note": (
+        lambda root: (root / "normal/notes.txt").write_text("hello"),
+        "normal/notes.txt: no PNG image.",
+    ),
+    "mask without image": (
+        lambda root: (root / "benign/benign (2).png").unlink(),
+        "benign/benign (2)_mask.png: a mask without its image benign (2).png. Add the image or remove the mask.",
+    ),
+    "mask named otherwise": (
+        lambda root: save(root / "benign/benign (2)-mask2.png", lesion()),
+        "benign/benign (2)-mask2.png: neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …",
+    ),
+    "mask of another size": (
+        lambda root: save(root / "benign/benign (2)_mask.png", lesion((20, 24))),
+        "benign/benign (2)_mask.png: 20×24 pixels, but its image has 24×20.",
+    ),
+    "unknown class": (
+        lambda root: save(root / "cyst/cyst (1).png", noise(1)),
+        "cyst: an unknown class folder. Only benign, malignant, normal are read",
+    ),
+    "image on top": (
+        lambda root: save(root / "scan.png", noise(1)),
+        "scan.png: an image outside of the class folders.",
+    ),
+    "folder in a class": (
+        lambda root: save(root / "benign/left/benign (9).png", noise(1)),
+        "benign/left: a folder inside a class folder. Move its images one level up.",
+    ),
+    "names that differ in case": (
+        lambda root: save(root / "benign/Benign (1).png", noise(1)),
+        "benign: Benign (1).png, benign (1).png differ in upper and lower case only.",
+    ),
+    "the same name with .PNG": (
+        lambda root: noise(1).save(root / "benign/benign (1).PNG"),
+        "benign (1).png differ in upper and lower case only. Rename or remove one of them.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_names_its_file(tmp_path, kind):
+    spoil, message = BAD[kind]
+    make(tmp_path)
+    if "case" in kind or "PNG" in kind:
+        (tmp_path / "x").touch()
+        if (tmp_path / "X").exists():
+            pytest.skip("this file system does not tell upper from lower case")
+    spoil(tmp_path)
+    said = refused(tmp_path)
+    assert message in said
+    assert said.count("\n- ") == 1, said
+    text, status = catalogue.check(tmp_path)
+    assert (text, status) == (said, 1)
+
+
+def test_no_images_at_all(tmp_path):
+    for label in CLASSES:
+        (tmp_path / "data" / label).mkdir(parents=True)
+    assert "no images at all. Put PNG files into benign, malignant, normal." in refused(tmp_path / "data")
+    assert "found Benign. Rename the folders" in refused(make(tmp_path / "upper", labels=["Benign"]))
+    (tmp_path / "empty").mkdir()
+    assert "found no folder at all" in refused(tmp_path / "empty")
+    assert "There is no folder" in refused(tmp_path / "absent")
+
+
+def test_all_problems_at_once_but_no_endless_list(tmp_path):
+    make(tmp_path, images=6)
+    for path in (tmp_path / "benign").glob("*.png"):
+        path.write_bytes(b"x")
+    save(tmp_path / "cyst/c.png", noise(3))
+    said = refused(tmp_path)
+    assert said.count("\n- ") == 11 and said.endswith("- … and 3 more")
+    assert "cyst: an unknown class folder" in said and "benign (1).png: no image" in said
+
+
+def test_check_speaks_to_people_and_programs(tmp_path):
+    make(tmp_path / "clinic")
+    text, status = catalogue.check(tmp_path / "clinic")
+    assert status == 0 and "Data set clinic" in text and "contradictory labels: 0 groups" in text
+    data = json.loads(catalogue.check(tmp_path / "clinic", as_json=True)[0])
+    assert data["usable"] and data["counts"]["total"] == {"images": 6, "masks": 6, "files": 12}
+    text, status = catalogue.check(tmp_path / "nothing", as_json=True)
+    assert status == 1 and json.loads(text)["usable"] is False and "There is no folder" in json.loads(text)["error"]
+
+
+# ---- the cache
+
+
+def count_decoded(monkeypatch):
+    seen = []
+    real = folder._decode_one
+    monkeypatch.setattr(folder, "_decode_one", lambda path, is_mask: (seen.append(path), real(path, is_mask))[1])
+    return seen
+
+
+def settle(monkeypatch):
+    monkeypatch.setattr(folder, "_SETTLED_SECONDS", -60)
+
+
+def test_the_cache_answers_with_the_same_table(tmp_path, monkeypatch):
+    settle(monkeypatch)
+    make(tmp_path, masks=2)
+    smooth = noise(7, (8, 6)).resize((160, 120), Image.Resampling.BICUBIC)
+    save(tmp_path / "benign/benign (4).png", smooth)
+    save(tmp_path / "benign/benign (5).png", smooth)
+    fresh = catalogue.read(tmp_path)
+    seen = count_decoded(monkeypatch)
+    kept = catalogue.read(tmp_path)
+    assert not seen
+    assert kept.table.to_dict("records") == fresh.table.to_dict("records")
+    assert list(kept.table.dtypes) == list(fresh.table.dtypes)
+    assert kept.pairs.to_dict("records") == fresh.pairs.to_dict("records") and len(kept.pairs) == 1
+    assert (kept.sha256, kept.warnings) == (fresh.sha256, fresh.warnings)
+
+
+CHANGES = {
+    "pixels": lambda root: save(root / "benign/benign (1).png", noise(55)),
+    "mask": lambda root: save(root / "benign/benign (1)_mask.png", lesion(left=9)),
+    "new": lambda root: save(root / "benign/benign (9).png", noise(56)),
+    "gone": lambda root: (root / "benign/benign (2)_mask.png").unlink(),
+    "moved": lambda root: (root / "benign/benign (3).png").rename(root / "normal/benign (3).png"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_cache_is_never_stale(tmp_path, monkeypatch, kind):
+    settle(monkeypatch)
+    make(tmp_path)
+    save(tmp_path / "benign/benign (3).png", noise(54))
+    before = catalogue.read(tmp_path)
+    CHANGES[kind](tmp_path)
+    after = catalogue.read(tmp_path)
+    assert after.sha256 != before.sha256
+    shutil.rmtree(os.environ["BUSILIB_CACHE"])
+    assert catalogue.read(tmp_path).sha256 == after.sha256
+
+
+def test_same_size_and_time_still_count_as_changed(tmp_path, monkeypatch):
+    settle(monkeypatch)
+    make(tmp_path)
+    path = tmp_path / "benign/benign (1).png"
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 24), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=0)
+    before, stat = catalogue.read(tmp_path).sha256, path.stat()
+    Image.fromarray(255 - pixels).save(path, compress_level=0)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    assert catalogue.read(tmp_path).sha256 != before
+
+
+def test_a_file_that_has_just_changed_is_not_trusted(tmp_path, monkeypatch):
+    make(tmp_path)
+    catalogue.read(tmp_path)
+    seen = count_decoded(monkeypatch)
+    catalogue.read(tmp_path)
+    assert len(seen) == 12
+
+
+def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch):
+    settle(monkeypatch)
+    make(tmp_path)
+    before = catalogue.read(tmp_path).sha256
+    (kept,) = Path(os.environ["BUSILIB_CACHE"], "catalogue").glob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:200])
+    assert catalogue.read(tmp_path).sha256 == before
+
+
+# ---- what is known of BUSI
+
+
+def test_the_facts_tables():
+    images, masks = facts.images(), facts.masks()
+    assert images.label.value_counts().to_dict() == {"benign": 437, "malignant": 210, "normal": 133}
+    assert masks.image_id.map(images.set_index("image_id").label).value_counts().tolist() == [454, 211, 133]
+    assert images.image_id.is_unique and masks.mask_id.is_unique
+    assert set(masks.image_id) == set(images.image_id)
+    assert images.group.nunique() == 587
+    assert images.objection.value_counts().to_dict() == {"": 684, "axilla": 70, "multiclass": 19, "needle": 7}
+    assert ((images.objection == "multiclass") == (images.cross_class == 1)).all()
+    alone = images[images.objection == ""].drop_duplicates("group")
+    assert alone.label.value_counts().to_dict() == {"benign": 296, "normal": 72, "malignant": 161}
+    shares = (images.annotation != "").groupby(images.label).mean()
+    assert (100 * shares).round(1).tolist() == [40.0, 24.8, 6.0]
+    twins = images[images.pixel_sha256.duplicated(keep=False)]
+    assert set(twins.image_id) == {"benign (433)", "malignant (145)"}
+    for column in (images.pixel_sha256, images.file_sha256, masks.pixel_sha256):
+        assert column.str.fullmatch("[0-9a-f]{64}").all()
+
+
+def test_differences_from_the_facts_are_named(monkeypatch, tmp_path):
+    """A made folder stands for BUSI: its own hashes become the facts, then it is changed."""
+    scans = catalogue.read(make(tmp_path, images=6))
+    images = scans.table[["image_id", "label", "pixel_sha256"]].assign(
+        group=[f"G{k}" for k in range(18)], objection="", annotation="", cross_class=0, also_like=""
+    )
+    images.loc[0, ["objection", "annotation"]] = ("axilla", "text")
+    images.loc[1, "also_like"] = "benign (3)"
+    masks = scans.table.explode(["mask_ids", "mask_sha256"])[["mask_ids", "image_id", "mask_sha256"]]
+    masks.columns = ["mask_id", "image_id", "pixel_sha256"]
+    monkeypatch.setattr(facts, "_table", {"images": images, "masks": masks}.get)
+    known = catalogue.read(tmp_path)
+    assert known.name == "busi" and known.warnings == ()
+    assert known.table["flags"][0] == ("axilla", "marks", "objection")
+    assert known.table.group[1] == known.table.group[2]
+
+    for kind in ("", "_mask"):
+        (tmp_path / f"benign/benign (1){kind}.png").rename(tmp_path / f"benign/benign (41){kind}.png")
+        (tmp_path / f"benign/benign (2){kind}.png").rename(tmp_path / f"normal/benign (2){kind}.png")
+        (tmp_path / f"normal/normal (6){kind}.png").unlink()
+    save(tmp_path / "malignant/malignant (1).png", noise(77))
+    save(tmp_path / "malignant/malignant (9).png", noise(78))
+    save(tmp_path / "malignant/malignant (2)_mask.png", lesion(left=9))
+    save(tmp_path / "malignant/malignant (3)_mask_1.png", lesion(left=9))
+    (tmp_path / "malignant/malignant (4)_mask.png").unlink()
+    changed = catalogue.read(tmp_path)
+    assert set(changed.warnings) == {
+        "2 images without a mask: malignant (4), malignant (9).",
+        "1 image called normal, but with a mask that is not black: benign (2).",
+        "1 image of BUSI is missing: normal (6).",
+        "1 image has other pixels than in BUSI: malignant (1).",
+        "1 image is not in BUSI: malignant (9).",
+        "1 image has another name than in BUSI: benign (41) (was benign (1)).",
+        "1 image has another label than in BUSI: benign (2) (was benign).",
+        "1 mask of BUSI is missing: malignant (4)_mask.",
+        "1 mask has other pixels than in BUSI: malignant (2)_mask.",
+        "1 mask is not in BUSI: malignant (3)_mask_1.",
+    }
+    assert changed.table.set_index("image_id")["flags"]["benign (41)"] == ("axilla", "marks", "objection")
+
+
+def test_what_is_called_busi_is_compared_with_busi(tmp_path):
+    make(tmp_path)
+    assert catalogue.read(tmp_path).warnings == ()
+    warnings = catalogue.read(tmp_path, name="busi").warnings
+    assert warnings[0].startswith("774 images of BUSI are missing: benign (3), ")
+    assert warnings[1].startswith("6 images have other pixels than in BUSI")
+
+
+def test_facts_join_a_copy_with_another_name_and_encoding(tmp_path):
+    image = noise(1)
+    save(tmp_path / "benign/a.png", image)
+    information = PngImagePlugin.PngInfo()
+    information.add_text("Software", "another")
+    image.convert("RGB").save(tmp_path / "benign/b.png", pnginfo=information)
+    table = catalogue.read(tmp_path).table
+    assert table.pixel_sha256.nunique() == 1 and table.group.nunique() == 1
+
+
+# ---- the real BUSI
+
+
+@pytest.fixture(scope="module")
+def busi(busi_dir):
+    return catalogue.read(busi_dir)
+
+
+def test_busi_has_its_counts(busi):
+    assert busi.name == "busi" and busi.warnings == ()
+    counts = busi.counts()
+    assert counts.loc["total"].tolist() == [780, 798, 1578]
+    assert counts.files.tolist()[:3] == [891, 421, 266]
+    assert counts.images.tolist()[:3] == [437, 210, 133]
+
+
+def test_busi_has_the_pixels_of_the_facts(busi):
+    known = facts.images().set_index("image_id")
+    assert (busi.table.set_index("image_id").pixel_sha256 == known.pixel_sha256.reindex(busi.table.image_id)).all()
+    assert (busi.table[["width", "height"]].to_numpy() == known[["width", "height"]].to_numpy()).all()
+    masks = busi.table.explode(["mask_ids", "mask_sha256"]).set_index("mask_ids").mask_sha256
+    assert masks.to_dict() == facts.masks().set_index("mask_id").pixel_sha256.to_dict()
+
+
+def test_busi_groups_hold_the_published_ones_and_the_pairs_they_miss(busi):
+    known = facts.images().set_index("image_id").reindex(busi.table.image_id)
+    groups = busi.table.set_index("image_id").group
+    assert (groups.groupby(known.group).nunique() == 1).all()
+    assert groups.nunique() == 584  # 587 less the three links that the list misses
+    for one, others in (
+        ("malignant (3)", [f"malignant ({k})" for k in range(4, 10)]),
+        ("malignant (40)", ["malignant (39)", "malignant (42)"]),
+        ("benign (435)", ["benign (433)", "malignant (145)"]),
+    ):
+        assert set(groups[[one, *others]]) == {groups[one]}
+
+
+def test_busi_flags(busi):
+    flags = busi.table.set_index("image_id")["flags"]
+    total = {flag: sum(flag in one for one in flags) for flag in catalogue.FLAGS}
+    assert (total["axilla"], total["needle"], total["colour"]) == (70, 7, 16)
+    assert total["contradictory"] == 20  # 19 of the list, and benign (435)
+    assert total["objection"] == 97
+    for name in ("benign (433)", "malignant (145)", "benign (435)"):
+        assert "contradictory" in flags[name]
+    labels = busi.table.set_index("image_id").label
+    shares = flags.map(lambda one: "marks" in one).groupby(labels).mean()
+    assert (100 * shares).round(1).to_dict() == {"benign": 40.0, "malignant": 24.8, "normal": 6.0}
+
+
+def test_busi_near_duplicates_are_found_without_the_list(busi):
+    group = facts.images().set_index("image_id").group
+    listed = [group[a] == group[b] for a, b in zip(busi.pairs.image_a, busi.pairs.image_b, strict=True)]
+    assert sum(listed) >= 220  # of 254
+    late = busi.pairs[~np.array(listed)]
+    known = {"malignant (3)", "malignant (40)", "benign (435)"}
+    assert all({row.image_a, row.image_b} & known for row in late.itertuples()), "a pair that nobody looked at"
+    assert set(busi.pairs.flipped) == {"none"}
+
+
+def test_busi_masks_are_joined(busi):
+    rows = busi.table.set_index("image_id")
+    assert len(rows.mask_paths["benign (195)"]) == 3
+    assert catalogue.mask_union(rows.loc["benign (195)"]).sum() > 0
+    assert not catalogue.mask_union(rows.loc["normal (1)"], 32).any()
