@@ -58,8 +58,8 @@ def files(catalogue, masks=False):
     for scan in catalogue.table.itertuples():
         shared = {"image_id": scan.image_id, "label": scan.label, "group": scan.group}
         rows.append({"file_id": scan.image_id, "kind": "scan", "path": str(scan.path)} | shared)
-        for path in scan.mask_paths if masks else ():
-            rows.append({"file_id": _stem(path), "kind": "mask", "path": str(path)} | shared)
+        for mask_id, path in zip(scan.mask_ids, scan.mask_paths, strict=True) if masks else ():
+            rows.append({"file_id": mask_id, "kind": "mask", "path": str(path)} | shared)
     return pd.DataFrame(rows)[["file_id", "kind", "image_id", "label", "group", "path"]]
 
 
@@ -175,7 +175,3 @@ def check_split(split):
             raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
         overlaps["validation = test"] = int((table["split"] == "test").sum())
     return Split(split.name, table, split.declared, overlaps)
-
-
-def _stem(path):
-    return str(path).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".png")

@@ -30,3 +30,5 @@ with _quiet():
 
         # Looking at the devices now makes TensorFlow say all it has to say here.
         tensorflow.config.list_logical_devices()
+        # It warns of "retracing" when several models predict, which is what a lesson does.
+        tensorflow.get_logger().setLevel("ERROR")

@@ -44,7 +44,7 @@ def train(recipe, split, *, weights, seed=0, start=None):
         "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
         "copied": copied,
     }
-    return Trained(model, history, predict(model, split, recipe.image_size), info)
+    return Trained(model, history, predict(frozen, trained, split, recipe.image_size), info)
 
 
 def fit(model, training, validation, recipe):
@@ -125,9 +125,15 @@ class Views(keras.utils.PyDataset):
         return np.concatenate(moved).round().astype("uint8")
 
 
-def predict(model, split, size):
-    """Return one row a file of a split, with the probabilities of the classes: the table of predictions.csv."""
+def predict(frozen, trained, split, size):
+    """Return one row a file of a split, with the probabilities of the classes: the table of predictions.csv.
+
+    ``frozen`` (or None) and ``trained`` are the two parts of a model, as `models.parts` gives them.
+    """
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
-    pixels = images.load(split.table["path"], size)
-    table[PROBABILITIES] = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0).round(6)
+    values = images.load(split.table["path"], size)
+    for part in (frozen, trained):
+        if part is not None:
+            values = part.predict(values, batch_size=PREDICT_BATCH, verbose=0)
+    table[PROBABILITIES] = values.round(6)
     return table

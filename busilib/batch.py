@@ -1,0 +1,217 @@
+"""Executing lessons: find them, check their parameters, run them through papermill, make the pages to read.
+
+papermill itself only warns of a parameter that a notebook does not have; here it is refused before anything runs.
+"""
+
+import ast
+import difflib
+import html
+import os
+import re
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from busilib.errors import LessonError
+from busilib.progress import bar
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One executed notebook: the copy with its outputs, seconds, and the error when it failed (else None)."""
+
+    lesson: Path
+    output: Path
+    seconds: float
+    error: str | None = None
+
+
+def folder():
+    """Return where the lessons lie: the checkout's notebooks/, else those that were installed with the package."""
+    package = Path(__file__).parent
+    for place in (package.parent / "notebooks", package / "notebooks"):
+        if any(place.glob("[0-9][0-9]_*.ipynb")):
+            return place
+    raise LessonError(f"No lessons found beside {package}. Install the package again, or work in a checkout.")
+
+
+def lessons(names=()):
+    """Return the notebooks, sorted; ``names`` are numbers ("03"), file names or paths, all lessons when empty."""
+    found = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        return found
+    chosen = []
+    for name in names:
+        matches = [path for path in found if name in (path.name[:2], path.stem, path.name)]
+        if not matches and Path(name).is_file():
+            matches = [Path(name)]
+        if not matches:
+            raise LessonError(f"Lesson {name!r} does not exist. There are: {', '.join(path.stem for path in found)}")
+        chosen += matches
+    return chosen
+
+
+def parameters(notebook):
+    """Return the names and values of a notebook's parameters cell, which holds plain assignments, as a dict."""
+    import nbformat
+
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise LessonError(f"{Path(notebook).name} has {len(cells)} cells tagged 'parameters'; it must have one")
+    return {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse(cells[0].source).body
+        if isinstance(statement, ast.Assign)
+    }
+
+
+def check_parameters(notebook, given):
+    """Return ``given`` with values of the right type; raise LessonError for a name or type that does not fit."""
+    known, checked = parameters(notebook), {}
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise LessonError(f"{Path(notebook).stem} has no parameter {name}.{hint} It has: {', '.join(known)}")
+        default = known[name]
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise LessonError(
+                f"{Path(notebook).stem}: {name} = {value!r} is of type {type(value).__name__}; "
+                f"it must be {type(default).__name__}, like {default!r}"
+            )
+        checked[name] = value
+    return checked
+
+
+def execute(notebook, output, given=None):
+    """Execute one lesson with other parameters into ``output``; the copy is kept when it fails. Return an Execution."""
+    import papermill
+
+    given = check_parameters(notebook, given or {})
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    error = None
+    with _quiet_kernels(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), given, progress_bar=False, kernel_name="python3", log_output=False
+            )
+        except papermill.PapermillExecutionError as failure:
+            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    return Execution(Path(notebook), Path(output), time.perf_counter() - began, error)
+
+
+def run(names=(), out="runs/quick", given=None):
+    """Execute lessons into a folder, with a bar; write index.html there; return one Execution a lesson.
+
+    A parameter is given to the lessons that have it; one that none of them has is refused.
+    """
+    chosen, given, out = lessons(names), given or {}, Path(out)
+    known = {path: set(parameters(path)) for path in chosen}
+    for name in given:
+        if not any(name in names for names in known.values()):
+            check_parameters(chosen[0], {name: given[name]})
+    for path in chosen:
+        check_parameters(path, {k: v for k, v in given.items() if k in known[path]})
+    out.mkdir(parents=True, exist_ok=True)
+    executions = []
+    steps = bar(chosen, "lessons", unit="lesson")
+    for path in steps:
+        steps.set_postfix_str(path.stem)
+        own = {key: value for key, value in given.items() if key in known[path]}
+        executions.append(execute(path, out / path.name, own))
+        page(executions[-1].output)
+    index(executions, out)
+    return executions
+
+
+def page(notebook):
+    """Write an executed notebook as a web page beside it; return its path."""
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
+    target = Path(notebook).with_suffix(".html")
+    target.write_text(body, encoding="utf-8")
+    return target
+
+
+def index(executions, out):
+    """Write index.html: the executed lessons, their pages, seconds, and what went wrong."""
+    rows = []
+    for item in executions:
+        state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
+        rows.append(
+            f'<tr><td><a href="{item.output.stem}.html">{title(item.lesson)}</a></td>'
+            f"<td>{item.seconds:.0f} s</td><td>{state}</td></tr>"
+        )
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>busi-notebooks: executed lessons</title>'
+        "<style>body{font:17px/1.5 sans-serif;max-width:46em;margin:3em auto;padding:0 1em}"
+        "td,th{text-align:left;padding:.4em 1em .4em 0;border-bottom:1px solid #ccc}</style>"
+        "<h1>Executed lessons</h1><p>For teaching and research, not for diagnosis.</p>"
+        "<table><tr><th>lesson</th><th>time</th><th>state</th></tr>" + "".join(rows) + "</table></html>\n"
+    )
+    target = Path(out) / "index.html"
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def title(notebook):
+    """Return a lesson's title: the first heading in it."""
+    import nbformat
+
+    heading = re.search(r"^# (.+)$", nbformat.read(notebook, as_version=4).cells[0].source, re.MULTILINE)
+    return html.escape(heading.group(1)) if heading else Path(notebook).stem
+
+
+def refresh(names=()):
+    """Replace the lessons' stored outputs by those of one clean quick run; return the executions.
+
+    A lesson that fails keeps what it had. What differs from machine to machine is dropped: times, widget states,
+    papermill's own notes.
+    """
+    import nbformat
+
+    executions = []
+    for path in bar(lessons(names), "lessons", unit="lesson"):
+        target = path.with_name(f".{path.stem}.executed.ipynb")
+        try:
+            done = execute(path, target)
+            executions.append(done)
+            if done.error is None:
+                notebook = tidy(nbformat.read(target, as_version=4))
+                nbformat.write(notebook, target)
+                shutil.move(target, path)
+        finally:
+            target.unlink(missing_ok=True)
+    return executions
+
+
+def tidy(notebook):
+    """Make a notebook independent of the machine and the moment that executed it; badges get the public address."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id = f"cell-{number:02d}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+    return notebook
+
+
+def _quiet_kernels():
+    """ipykernel 7.3 and later warns of plain TCP at each start; encryption where it can be had silences it."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def setting():
+        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        yield
+
+    return setting()

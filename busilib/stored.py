@@ -1,0 +1,68 @@
+"""What was measured on the real BUSI at full profile: kept in the package as JSON, no picture and no path in it.
+
+A finished run is taken in by ``python -m busilib.stored NAME RUN_FOLDER``, from a checkout.
+"""
+
+import json
+import sys
+from importlib.resources import files
+
+import pandas as pd
+
+from busilib import metrics, runs
+from busilib.data.cache import write_file
+from busilib.errors import RunError
+from busilib.recipes import CLASSES
+
+
+def load(name):
+    """Return a stored result as a dict; raise RunError, with the names there are, when it does not exist."""
+    file = files("busilib") / "results" / f"{name}.json"
+    if not file.is_file():
+        raise RunError(f"There is no stored result {name!r}; there are: {', '.join(names()) or 'none yet'}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def names():
+    """Return the names of all stored results, sorted."""
+    return sorted(file.name[:-5] for file in (files("busilib") / "results").iterdir() if file.name.endswith(".json"))
+
+
+def sentence(result):
+    """Say in a line on what a stored result was measured: data, weights, device, seed, date."""
+    return (
+        f"Measured on {result['dataset']['name']} ({result['split']['name']}), {result['recipe']['image_size']} px, "
+        f"seed {result['seed']}, {result['device']}, {result['date']}. {result['weights']['sentence']}"
+    )
+
+
+def history(result):
+    """Return a stored result's epochs as a table."""
+    return pd.DataFrame(result["history"])
+
+
+def digest(run):
+    """Return what is stored of a run: run.json, the epochs, and for each part the scores and the confusion matrix."""
+    parts = {}
+    for part in sorted(run.predictions["split"].unique()):
+        matrix = run.confusion(part)
+        table = metrics.per_class(matrix, CLASSES).reset_index().astype(object)
+        parts[part] = {
+            "confusion": matrix.tolist(),
+            "summary": run.summary(part),
+            "per_class": table.where(table.notna(), None).to_dict("records"),
+        }
+    epochs = run.history.round(4).to_dict("records")
+    return {key: value for key, value in run.info.items() if key != "key"} | {"history": epochs, "parts": parts}
+
+
+def write(name, run):
+    """Store a run under a name, in the checkout's busilib/results; return the file."""
+    target = files("busilib") / "results" / f"{name}.json"
+    with write_file(target) as temporary:
+        temporary.write_text(json.dumps(digest(run), indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+if __name__ == "__main__":
+    print(write(sys.argv[1], runs.open_run(sys.argv[2])))
