@@ -6,11 +6,9 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 import ast
 import difflib
 import html
-import os
 import re
 import shutil
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,15 +93,22 @@ def execute(notebook, output, given=None):
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     error = None
-    with _quiet_kernels(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            papermill.execute_notebook(
-                str(notebook), str(output), given, progress_bar=False, kernel_name="python3", log_output=False
-            )
-        except papermill.PapermillExecutionError as failure:
-            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(output), given, progress_bar=False, kernel_name="python3", config=kernel_config()
+        )
+    except papermill.PapermillExecutionError as failure:
+        error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
     return Execution(Path(notebook), Path(output), time.perf_counter() - began, error)
+
+
+def kernel_config():
+    """Return the kernel manager's settings: encrypt where it can be had, or ipykernel 7.3 warns at every start."""
+    from jupyter_client import KernelManager
+    from traitlets.config import Config
+
+    has_it = KernelManager.has_trait("transport_encryption")
+    return Config({"KernelManager": {"transport_encryption": "auto"}} if has_it else {})
 
 
 def run(names=(), out="runs/quick", given=None):
@@ -203,15 +208,3 @@ def tidy(notebook):
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
     return notebook
-
-
-def _quiet_kernels():
-    """ipykernel 7.3 and later warns of plain TCP at each start; encryption where it can be had silences it."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def setting():
-        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        yield
-
-    return setting()

@@ -20,7 +20,7 @@ class Recipe:
     preprocessing: str  # "rescale" (X/255) or "own" (what the backbone was trained with)
     batch_norm: bool  # BatchNormalization between Flatten and the first Dense layer
     dense: tuple[int, ...]  # widths of the hidden Dense layers
-    dropout: float  # after each hidden Dense layer
+    dropout: float  # after the first Dense layer: both papers name one
     unfreeze: str  # "none", "last" (the last stage of the backbone) or "all"
     learning_rate: float  # of Adam
     batch_size: int
@@ -105,7 +105,7 @@ FIRST_PHASE = {"A-tuned": "A-frozen", "B-tuned": "B-frozen"}
 # The profiles: what is made smaller so that a lesson runs in a minute. "full" leaves the papers' values as they are.
 PROFILES = {
     "quick": {
-        "phantoms": 300,
+        "phantoms": 600,
         "folds": 5,
         "A-frozen": {"image_size": 64, "epochs": 15},
         "A-tuned": {"image_size": 64, "epochs": 4},
@@ -135,6 +135,9 @@ def get(name, profile="quick", protocol="paper", **changes):
     recipe = replace(Recipe(name=name, **values), **changes)
     _one_of("preprocessing", recipe.preprocessing, ("rescale", "own"))
     _one_of("unfreeze", recipe.unfreeze, ("none", "last", "all"))
+    _one_of("monitor", recipe.monitor, ("val_loss", "val_accuracy"))
+    if min(recipe.batch_size, recipe.views, *recipe.dense) < 1 or (recipe.patience is not None and recipe.patience < 1):
+        raise ValueError("batch_size, views, patience and the widths of the dense layers must be 1 or more")
     if recipe.image_size < 32 or recipe.epochs < 1 or not 0 <= recipe.dropout < 1 or recipe.learning_rate <= 0:
         raise ValueError("image_size must be 32 or more, epochs 1 or more, dropout in [0, 1), learning_rate above 0")
     return recipe

@@ -88,8 +88,6 @@ class Run:
         """Load the Keras model: uint8 (N, size, size, 3) to probabilities (N, 3)."""
         import keras
 
-        import busilib.learning  # noqa: F401  (loads Keras quietly)
-
         return keras.models.load_model(self.folder / "model.keras", compile=False)
 
 
@@ -98,7 +96,7 @@ def open_run(folder):
     folder = Path(folder)
     missing = [name for name in ("run.json", "history.csv", "predictions.csv") if not (folder / name).is_file()]
     if missing:
-        raise RunError(f"{folder} is no finished run: {', '.join(missing)} missing")
+        raise RunError(f"{folder} is no finished run: {', '.join(missing)} missing. Name another, or delete it.")
     return Run(folder)
 
 
@@ -120,7 +118,7 @@ def find_or_train(recipe, scans, split, train, *, weights, seed=0, start=None, r
     name = f"{recipe.name}-{key[:12]}"
     folder = place(runs) / name
     with FileLock(place(runs) / f".{name}.lock"):
-        if not (folder / "run.json").is_file():
+        if not folder.is_dir():
             began = time.perf_counter()
             trained = train(recipe, split, weights=weights, seed=seed, start=start)
             info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
@@ -176,7 +174,7 @@ def card(run):
 def collect(runs="auto"):
     """Return one row a finished run in a folder: its settings, scores and costs, as a table sorted by name."""
     rows = []
-    for file in sorted(place(runs).glob("*/run.json")):
+    for file in sorted(place(runs).glob("[!.]*/run.json")):
         run = Run(file.parent)
         test = run.summary("test")
         flat = {key: run.info[key] for key in ("seed", "backend", "device", "seconds", "date")}

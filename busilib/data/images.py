@@ -42,8 +42,10 @@ def _read(paths, size):
     def one(i):
         try:
             with Image.open(paths[i]) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"more than 8 bits a pixel, mode {image.mode}, which would be clipped")
                 array[i] = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        except OSError as error:
+        except Exception as error:  # Pillow raises many kinds on damaged files
             raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
 
     with ThreadPoolExecutor() as pool:

@@ -146,12 +146,12 @@ def _tissue(rng, shape, mm):
 _KINDS = {
     "benign": {
         "cyst": (0.40, (1.15, 2.0), (-36, -25), 0.0, 0.12, (-1.4, -0.8)),
-        "fibroadenoma": (0.47, (1.4, 2.4), (-19, -11), 0.05, 0.2, (-0.9, -0.3)),
+        "fibroadenoma": (0.47, (1.4, 2.4), (-20, -12), 0.05, 0.2, (-1.0, -0.3)),
         "lobulated": (0.13, (1.0, 1.8), (-20, -13), 0.1, 0.4, (-0.7, 0.3)),
     },
     "malignant": {
-        "spiculated": (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (0.9, 2.2)),
-        "angular": (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.5, 1.6)),
+        "spiculated": (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (1.0, 2.3)),
+        "angular": (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.6, 1.7)),
         "oval": (0.13, (0.9, 1.5), (-20, -13), 0.1, 0.35, (-0.3, 0.9)),
     },
 }
@@ -164,7 +164,7 @@ def _choose_lesion(rng, label, size, taken=None):
     kind = list(kinds)[int(rng.choice(3, p=[row[0] for row in kinds.values()]))]
     _, ratios, echoes, rough, soft, excess = kinds[kind]
     ratio = rng.uniform(*ratios)
-    radius = min(np.exp(rng.uniform(np.log(2.8), np.log(7))), 0.24 * size[0])
+    radius = min(np.exp(rng.uniform(np.log(3.0), np.log(7.2))), 0.24 * size[0])
     if taken is not None:
         # A second lesion is small, so that both fit.
         radius = rng.uniform(1.6, 2.6)
@@ -287,7 +287,7 @@ def _shade(rng, shape, mm):
     depth = (np.arange(height) * mm)[:, None]
     residual = rng.uniform(0.1, 0.8) * np.maximum(depth - rng.uniform(6, 22), 0)
     residual += rng.uniform(0, 6) * np.exp(-depth / 3) * rng.choice([-0.5, 1])
-    contact = np.maximum(_field(rng, (1, width), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.7, 2.2), 0)
+    contact = np.maximum(_field(rng, (1, width), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.9, 2.3), 0)
     return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
 
 
@@ -303,7 +303,7 @@ def _simulate(label, rng, lesions):
         mask, behind = _insert(rng, found[-1], echo, mm)
         masks.append(mask)
         loss += behind
-    gain_db, range_db = rng.uniform(-6, 6), rng.uniform(44, 60)
+    gain_db, range_db = rng.uniform(-6, 6), rng.uniform(45, 59)
     power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
     grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
     truth = {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db, "lesions": len(found)}

@@ -88,7 +88,7 @@ def paper_b(catalogue, seed=0):
     takes from the sorted file names. How the test part was drawn is unsaid; here at random from ``seed``.
     """
     table = files(catalogue, masks=True)
-    # Keras sorts file names as text: "benign (1).png", "benign (10).png", "benign (10)_mask.png", "benign (1)_mask.png"
+    # Keras sorts file names as text: "benign (1).png", "benign (1)_mask.png", "benign (10).png", "benign (2).png"
     table = table.assign(name=table["file_id"] + ".png").sort_values(["label", "name"]).drop(columns="name")
     rng = np.random.default_rng(seed)
     table["split"] = "train"

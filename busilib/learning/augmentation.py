@@ -21,6 +21,8 @@ class RandomAffine(keras.layers.Layer):
         super().__init__(**options)
         self.rotation, self.shear, self.zoom, self.fill_mode, self.seed = rotation, shear, zoom, fill_mode, seed
         self.random = keras.random.SeedGenerator(seed)
+        # XLA has no kernel for TensorFlow's projective transform: with jit_compile="auto" Keras then leaves it out.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
 
     def call(self, images, training=False):
         images = ops.cast(images, "float32")

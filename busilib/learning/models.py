@@ -64,7 +64,7 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
         return Weights("none", f"{backbone}: weights {RANDOM} (phantoms have no pretrained weights yet).")
     if weights in ("auto", "imagenet"):
         path = Path(keras.config.keras_home()) / "models" / BACKBONES[backbone].file
-        if not path.exists() and (profile != "quick" or weights == "imagenet"):
+        if not path.exists() and profile != "quick":
             try:
                 _download(backbone)
             except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
@@ -73,6 +73,11 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
                         f"ImageNet weights for {backbone} could not be downloaded ({error}). Put the file at {path}, "
                         'name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
                     ) from error
+        if weights == "imagenet" and not path.exists():
+            raise WeightsError(
+                f"ImageNet weights for {backbone} are not at {path}, and a quick run never downloads. Put the file "
+                'there, choose PROFILE="full" once, name your own with WEIGHTS="/path/to/file.h5", or choose "none".'
+            )
         if path.exists():
             return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
         return Weights("none", f"{backbone}: ImageNet weights are not here, so weights are {RANDOM}.")
@@ -114,7 +119,9 @@ def head(recipe, features):
         layers.append(keras.layers.BatchNormalization(momentum=0.9, name="batch_norm"))
     for i, width in enumerate(recipe.dense, start=1):
         layers.append(keras.layers.Dense(width, activation="relu", name=f"dense_{i}"))
-        layers.append(keras.layers.Dropout(recipe.dropout, name=f"dropout_{i}"))
+        if i == 1:
+            # Both papers name one dropout layer.
+            layers.append(keras.layers.Dropout(recipe.dropout, name="dropout"))
     layers.append(keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities"))
     return keras.Sequential(layers, name="head")
 
@@ -145,16 +152,17 @@ def build(recipe, weights, seed=0):
 def parts(model, recipe):
     """Return (frozen, trained): the part whose output can be kept, and the part that is trained on it.
 
-    Both share their layers with ``model``. With ``unfreeze="all"`` the frozen part is None and the trained one is the
-    whole model.
+    Both share their layers with ``model``. With ``unfreeze="all"`` the frozen part is None and the trained one does
+    all. What is compiled is never ``model`` or one of its layers: the optimizer would be saved with it.
     """
     base, top = model.get_layer("base"), model.get_layer("head")
     base.trainable = recipe.unfreeze != "none"
     if recipe.unfreeze == "all":
-        return None, model
+        return None, keras.Model(model.inputs, model.outputs, name="whole")
     prepare = model.get_layer("preprocessing")
     if recipe.unfreeze == "none":
-        return keras.Model(prepare.input, base(prepare.output, training=False)), top
+        frozen = keras.Model(prepare.input, base(prepare.output, training=False))
+        return frozen, keras.Model(top.inputs, top.outputs, name="head_alone")
     seam = base.get_layer(BACKBONES[recipe.backbone].last_stage).output
     lower, upper = keras.Model(base.input, seam, name="lower"), keras.Model(seam, base.output, name="last_stage")
     features = keras.Input(seam.shape[1:], name="seam")

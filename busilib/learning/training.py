@@ -57,11 +57,15 @@ def fit(model, training, validation, recipe):
         patience=recipe.patience or recipe.epochs,
         restore_best_weights=True,
     )
+    # Not PyDataset.on_epoch_end: Keras calls that twice in the first epoch, and twice in each validation.
+    begin = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: (training.begin(epoch), validation.begin(epoch))
+    )
     result = model.fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
-        callbacks=[stop],
+        callbacks=[begin, stop],
         verbose=1 if shown() else 0,
     )
     history = pd.DataFrame(result.history)
@@ -77,7 +81,7 @@ def best_epoch(history, monitor):
 
 
 class Views(keras.utils.PyDataset):
-    """Batches of (features, one-hot labels) of one part; the next epoch sees the next augmented view.
+    """Batches of (features, one-hot labels) of one part; after `begin`, epoch e sees view e % views.
 
     Without augmentation there is one view: the images as they are. ``frozen`` turns uint8 pixels into features,
     once a view, when the view is first needed; with ``frozen=None`` the batches are the pixels.
@@ -92,9 +96,9 @@ class Views(keras.utils.PyDataset):
         self.rng = np.random.default_rng(seed)
         # Pixels that train the whole network are augmented anew in every epoch; features are kept.
         self.count = recipe.views if recipe.augment and frozen is not None else 1
-        self.kept, self.epoch = {}, 0
+        self.kept = {}
         self.order = np.arange(len(self.labels))
-        self._begin()
+        self.begin(0)
 
     def __len__(self):
         return -(-len(self.labels) // self.recipe.batch_size)
@@ -103,12 +107,9 @@ class Views(keras.utils.PyDataset):
         rows = self.order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
         return self.now[rows], self.labels[rows]
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._begin()
-
-    def _begin(self):
-        view = self.epoch % self.count
+    def begin(self, epoch):
+        """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
+        view = epoch % self.count
         if self.frozen is None:
             self.now = self._augmented() if self.recipe.augment else self.pixels
         elif view not in self.kept:
