@@ -88,6 +88,7 @@ def check_parameters(notebook, given):
 def execute(notebook, output, given=None):
     """Execute one lesson with other parameters into ``output``; the copy is kept when it fails. Return an Execution."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     given = check_parameters(notebook, given or {})
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,8 @@ def execute(notebook, output, given=None):
         )
     except papermill.PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    except DeadKernelError:
+        error = "a cell: the kernel died, perhaps for want of memory"
     return Execution(Path(notebook), Path(output), time.perf_counter() - began, error)
 
 
@@ -107,7 +110,7 @@ def kernel_config():
     from jupyter_client import KernelManager
     from traitlets.config import Config
 
-    has_it = KernelManager.has_trait("transport_encryption")
+    has_it = "transport_encryption" in KernelManager.class_trait_names()
     return Config({"KernelManager": {"transport_encryption": "auto"}} if has_it else {})
 
 

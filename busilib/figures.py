@@ -89,7 +89,8 @@ def scans(images, titles, masks=None, columns=3, description=""):
     (h, w) of the same size, or None for a scan without lesion.
     """
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2.7 * columns, 2.5 * rows))
+    lines = max((title.count("\n") for title in titles), default=0)
+    figure = Figure(figsize=(2.7 * columns, (2.5 + 0.2 * lines) * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -128,7 +129,7 @@ def sizes(table):
     for (name, rows), marker in zip(table.groupby("label"), "o^s", strict=False):
         ax.scatter(rows["width"], rows["height"], s=14, alpha=0.6, color=COLOURS[name], marker=marker, label=name)
     ax.set(xlabel="width in pixels", ylabel="height in pixels")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)
     return Picture(
         figure,
@@ -209,3 +210,261 @@ def scores(table, title="", baseline=None):
     )
     ending = f"; the majority class alone gives {baseline:.2f}" if baseline is not None else ""
     return Picture(figure, f"Points with intervals. {words}{ending}.")
+
+
+def cnn_structure():
+    """How a convolutional network is built: feature learning, then classification (paper B's Figure 1)."""
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(9.6, 3.5))
+    ax = figure.subplots()
+    ax.set(xlim=(0, 18), ylim=(-1.3, 5.2), aspect="equal")
+    ax.axis("off")
+    # (x of the left edge, side, planes, what it is)
+    stacks = (
+        (0.2, 3.4, 1, "image"),
+        (4.4, 3.0, 4, "convolution\n+ ReLU"),
+        (8.3, 1.6, 4, "pooling"),
+        (10.6, 1.3, 7, "convolution,\npooling …"),
+    )
+    for x, side, planes, text in stacks:
+        for i in range(planes):
+            place = (x + 0.13 * i, 1.9 - side / 2 + 0.13 * i)
+            ax.add_patch(Rectangle(place, side, side, facecolor="#DCEBF5", edgecolor=COLOURS["benign"]))
+        ax.text(x + side / 2, -0.25, text, ha="center", va="top", fontsize=9.5)
+    ax.add_patch(Rectangle((1.6, 2.2), 0.8, 0.8, facecolor="none", edgecolor=COLOURS["malignant"], linewidth=2))
+    ax.plot([2.4, 5.6], [2.6, 2.0], color=COLOURS["malignant"], linewidth=1)
+    ax.plot(5.6, 2.0, "s", color=COLOURS["malignant"], ms=5)
+    columns = ((13.8, 9, "flatten"), (15.5, 6, "dense"), (17.2, 3, "softmax"))
+    for x, dots, text in columns:
+        ax.plot([x] * dots, 1.9 + 0.38 * (np.arange(dots) - (dots - 1) / 2), "o", color=COLOURS["malignant"], ms=6)
+        ax.text(x, -0.25, text, ha="center", va="top", fontsize=9.5)
+    for start, end in ((3.7, 4.3), (7.85, 8.2), (12.8, 13.4), (14.1, 15.2), (15.8, 16.9)):
+        ax.annotate("", (end, 1.9), (start, 1.9), arrowprops={"arrowstyle": "->", "color": "black"})
+    for start, end, text in ((4.4, 12.7, "feature learning (the base)"), (13.3, 17.7, "classification (the head)")):
+        ax.plot([start, start, end, end], [4.3, 4.5, 4.5, 4.3], color="black", linewidth=1)
+        ax.text((start + end) / 2, 4.65, text, ha="center", fontsize=10.5)
+    return Picture(
+        figure,
+        "Drawing of a convolutional network from left to right. Feature learning: the image, then convolution with "
+        "ReLU, where one small window of the image gives one value of each feature map; then pooling, which makes the "
+        "maps smaller; then more of both, with more and smaller maps. Classification: the maps are flattened into one "
+        "row of numbers, followed by a dense layer and a softmax with one probability a class.",
+    )
+
+
+def inception_resnet_block():
+    """The first kind of block in Inception-ResNet-v2, block35, with its channels (paper B's Figure 2)."""
+    figure = Figure(figsize=(8.6, 5.6))
+    ax = figure.subplots()
+    ax.set(xlim=(-0.4, 10.4), ylim=(-0.4, 7.6))
+    ax.axis("off")
+    # name: (x, y, text, colour, the boxes that it takes its input from)
+    boxes = {
+        "in": (6, 7.2, "input: 320 channels", "black", ()),
+        "a": (3, 5.9, "1×1 conv, 32", "#0072B2", ("in",)),
+        "b1": (6, 5.9, "1×1 conv, 32", "#0072B2", ("in",)),
+        "c1": (9, 5.9, "1×1 conv, 32", "#0072B2", ("in",)),
+        "b2": (6, 4.9, "3×3 conv, 32", "#0072B2", ("b1",)),
+        "c2": (9, 4.9, "3×3 conv, 48", "#0072B2", ("c1",)),
+        "c3": (9, 3.9, "3×3 conv, 64", "#0072B2", ("c2",)),
+        "join": (6, 2.9, "concatenate: 32 + 32 + 64 = 128", "#D55E00", ("a", "b2", "c3")),
+        "up": (6, 1.9, "1×1 conv up to 320, no ReLU, times 0.17", "#D55E00", ("join",)),
+        "add": (6, 0.9, "add: input + 0.17 × branches", "#009E73", ("up",)),
+        "relu": (6, 0, "ReLU: 320 channels", "black", ("add",)),
+    }
+    arrow = {"arrowstyle": "->", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    for x, y, text, colour, sources in boxes.values():
+        style = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour, "linewidth": 1.6}
+        ax.text(x, y, text, ha="center", va="center", fontsize=10, bbox=style, zorder=3)
+        for source in sources:
+            # From the source's lower edge to this box's upper one; those that leave or arrive together stand apart.
+            across = boxes[source][0] - x
+            ends = ((x + 0.4 * across, y + 0.24), (x + across, boxes[source][1] - 0.24))
+            ends = ((x, y + 0.24), (x + 0.6 * across, boxes[source][1] - 0.24)) if source == "in" else ends
+            ax.annotate("", *ends, arrowprops=arrow)
+    ax.plot([4.6, 0.6, 0.6], [7.2, 7.2, 0.9], color="#009E73", linewidth=1.8)
+    ax.annotate("", (4.1, 0.9), (0.6, 0.9), arrowprops={"arrowstyle": "->", "color": "#009E73", "linewidth": 1.8})
+    ax.text(0.45, 4, "shortcut: the input, unchanged", rotation=90, ha="right", va="center", color="#009E73")
+    return Picture(
+        figure,
+        "Drawing of an Inception-ResNet block. The input of 320 channels goes into three branches: a 1×1 convolution "
+        "with 32 filters; a 1×1 with 32 and a 3×3 with 32; a 1×1 with 32, a 3×3 with 48 and a 3×3 with 64. Their "
+        "outputs are concatenated to 128 channels, brought up to 320 by a 1×1 convolution without ReLU, multiplied "
+        "by 0.17 and added to the input, which came by a shortcut unchanged. A ReLU follows.",
+    )
+
+
+def one_against_rest(matrix, classes):
+    """Where TP, FN, FP and TN lie in a confusion matrix (K, K) when each class in turn is the positive one."""
+    from matplotlib.patches import Rectangle
+
+    colours = {"TP": "#009E73", "FN": "#D55E00", "FP": "#E69F00", "TN": "#D9D9D9"}
+    matrix = np.asarray(matrix)
+    figure = Figure(figsize=(3.3 * len(classes), 3.6))
+    axes = figure.subplots(1, len(classes), squeeze=False).ravel()
+    words = []
+    for k, (ax, positive) in enumerate(zip(axes, classes, strict=True)):
+        sums = dict.fromkeys(colours, 0)
+        for (i, j), n in np.ndenumerate(matrix):
+            kind = ("TP" if j == k else "FN") if i == k else ("FP" if j == k else "TN")
+            sums[kind] += int(n)
+            ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colours[kind], edgecolor="white", linewidth=2))
+            ax.text(j + 0.5, i + 0.5, f"{n}\n{kind}", ha="center", va="center", fontsize=11)
+        ax.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal", xlabel="predicted")
+        ax.set_xticks(np.arange(len(classes)) + 0.5, classes, fontsize=9)
+        ax.set_yticks(np.arange(len(classes)) + 0.5, classes if k == 0 else [""] * len(classes), fontsize=9)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        counts = ", ".join(f"{kind} {n}" for kind, n in sums.items())
+        ax.set_title(f"positive: {positive}\n{counts}", fontsize=9.5)
+        words.append(f"{positive}: {counts}")
+    axes[0].set_ylabel("true")
+    figure.tight_layout()
+    return Picture(
+        figure,
+        "The same confusion matrix once for each class, its cells marked: TP where row and column are the class, FN "
+        "in the rest of its row, FP in the rest of its column, TN elsewhere. " + "; ".join(words) + ".",
+    )
+
+
+def class_scores(table, measures):
+    """Scores of each class with intervals, a panel a measure, a marker a model.
+
+    ``table``: rows with model, class, measure, score, low, high. A score that does not exist is NaN and left out.
+    """
+    figure = Figure(figsize=(9.6, 2.6 * -(-len(measures) // 2)))
+    axes = figure.subplots(-(-len(measures) // 2), 2, squeeze=False).ravel()
+    models, classes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["class"]))
+    words = []
+    for ax, measure in zip(axes, measures, strict=False):
+        for i, model in enumerate(models):
+            rows = table[(table["model"] == model) & (table["measure"] == measure)].set_index("class").loc[classes]
+            places = np.arange(len(classes)) + 0.24 * (i - (len(models) - 1) / 2)
+            bars = [(rows["score"] - rows["low"]).clip(lower=0), (rows["high"] - rows["score"]).clip(lower=0)]
+            ax.errorbar(
+                rows["score"], places, xerr=bars, fmt="os^D"[i % 4], capsize=3, ms=6,
+                color=(TRAIN, "#D55E00", "#009E73", PAPER)[i % 4], label=model,
+            )  # fmt: skip
+            values = ", ".join(f"{name} {row['score']:.2f}" for name, row in rows.iterrows())
+            words.append(f"{measure}, {model}: {values}")
+        ax.set_yticks(np.arange(len(classes)), classes)
+        ax.set(title=measure, xlim=(-0.02, 1.04), ylim=(len(classes) - 0.4, -0.6))
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(measures) :]:
+        ax.axis("off")
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(models), frameon=False)
+    return Picture(figure, "Points with 95 % intervals for each class. " + "; ".join(words) + ".")
+
+
+def mistakes(table, images, masks):
+    """Pictures of wrong predictions, each with the lesion's outline, the two labels and the probability.
+
+    ``table``: rows with file_id, label, predicted, confidence; ``images`` and ``masks``: as for `scans`, one a row.
+    """
+    titles = [
+        f"{row['file_id']}\ntrue {row['label']}\nsaid {row['predicted']}, p = {row['confidence']:.2f}"
+        for _, row in table.iterrows()
+    ]
+    if not titles:
+        figure = Figure(figsize=(4, 0.6))
+        figure.text(0.5, 0.5, "no mistakes in this part", ha="center", va="center")
+        return Picture(figure, "There are no mistakes in this part, so there is nothing to show.")
+    words = "; ".join(
+        f"{row['file_id']}, taken for {row['predicted']} with {row['confidence']:.2f}" for _, row in table.iterrows()
+    )
+    return scans(images, titles, masks, description=f"The most confident mistakes, the lesion outlined: {words}.")
+
+
+def variants(originals, changed, titles, parameters):
+    """Originals beside their augmented variants, a row each (paper B's Figure 4).
+
+    ``originals``: uint8 (R, h, w, 3). ``changed``: (R, V, h, w, 3), values 0–255. ``titles``: one a row.
+    ``parameters``: (R, V, 4) = rotation (°), shear (°), x zoom, y zoom, as the augmentation drew them.
+    """
+    parameters = np.asarray(parameters)
+    rows, columns = parameters.shape[:2]
+    figure = Figure(figsize=(1.9 * (columns + 1), 2.2 * rows))
+    axes = figure.subplots(rows, columns + 1, squeeze=False)
+    for line, original, views, title, drawn in zip(axes, originals, changed, titles, parameters, strict=True):
+        names = [title] + [f"{p[0]:+.0f}°, × {p[2]:.2f}, × {p[3]:.2f}" for p in drawn]
+        for ax, image, name in zip(line, [original, *views], names, strict=True):
+            ax.imshow(np.clip(image, 0, 255).astype("uint8"))
+            ax.set_title(name, fontsize=9)
+            ax.axis("off")
+    figure.tight_layout()
+    low, high = parameters.reshape(-1, 4).min(axis=0), parameters.reshape(-1, 4).max(axis=0)
+    return Picture(
+        figure,
+        f"{rows} rows: an original scan ({', '.join(titles)}) and {columns} variants of it. The variants are turned by "
+        f"{low[0]:+.0f}° to {high[0]:+.0f}° and scaled by {low[2:].min():.2f} to {high[2:].max():.2f}, width and height "
+        "each by its own factor; where a corner of the scan is missing, its border pixels are drawn out into streaks.",
+    )
+
+
+def resamplings(images, sharpness):
+    """The same detail after different resamplings, enlarged. ``images``: dict title → (h, w), values 0–255.
+
+    ``sharpness``: dict title → what is left of the neighbouring pixels' squared differences, 1 = the first image.
+    """
+    figure = Figure(figsize=(3 * len(images), 3.3))
+    axes = figure.subplots(1, len(images), squeeze=False).ravel()
+    for ax, (title, image) in zip(axes, images.items(), strict=True):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.set_title(f"{title}\nsharpness {sharpness[title]:.0%}", fontsize=10)
+        ax.axis("off")
+    figure.tight_layout()
+    words = "; ".join(f"{title}: {sharpness[title]:.0%}" for title in images)
+    return Picture(
+        figure,
+        f"The same detail {len(images)} times, enlarged, with the sharpness that is left of it. {words}. Fine speckle "
+        "fades with every resampling.",
+    )
+
+
+def verdicts(images, titles, allowed):
+    """Changed scans, framed by whether an ultrasound image allows the change. ``allowed``: one bool an image."""
+    columns = 4
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.3 * columns, 2.8 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(images) :]:
+        ax.axis("off")
+    for ax, image, title, fine in zip(axes, images, titles, allowed, strict=False):
+        colour = COLOURS["normal"] if fine else COLOURS["malignant"]
+        ax.imshow(np.clip(image, 0, 255).astype("uint8"))
+        ax.set_title(f"{title}\n{'allowed' if fine else 'not allowed'}", fontsize=10, color=colour)
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(color=colour, linewidth=3, linestyle="-" if fine else "--")
+    figure.tight_layout()
+    yes = ", ".join(t.replace("\n", " ") for t, fine in zip(titles, allowed, strict=True) if fine)
+    no = ", ".join(t.replace("\n", " ") for t, fine in zip(titles, allowed, strict=True) if not fine)
+    return Picture(figure, f"One scan changed in {len(images)} ways. Allowed: {yes}. Not allowed: {no}.")
+
+
+def by_class(table, column, label, zero=""):
+    """One point a scan, by class, with the median as a bar. ``table``: columns label and ``column``; NaN is left out.
+
+    ``label``: the axis' text. ``zero``: what the line at 0 stands for.
+    """
+    figure = Figure(figsize=(6.4, 2.6))
+    ax = figure.subplots()
+    words, rng = [], np.random.default_rng(0)
+    names = [name for name in COLOURS if (table["label"] == name).any()]
+    for i, name in enumerate(names):
+        values = table.loc[table["label"] == name, column].dropna().to_numpy()
+        if not len(values):
+            continue
+        middle = np.median(values)
+        ax.scatter(values, -i + rng.uniform(-0.18, 0.18, len(values)), s=12, alpha=0.5, color=COLOURS[name], lw=0)
+        ax.plot([middle, middle], [-i - 0.3, -i + 0.3], color="black", lw=2)
+        below = np.mean(values < 0)
+        words.append(f"{name}: median {middle:+.1f}, {below:.0%} of {len(values)} scans below zero")
+    ax.axvline(0, color=PAPER, ls="--", lw=1)
+    ax.set_yticks([-i for i in range(len(names))], names)
+    ax.set(xlabel=label, title=zero)
+    ax.title.set_fontsize(9)
+    ax.spines[["top", "right"]].set_visible(False)
+    return Picture(figure, f"Points by class: {label}. {'; '.join(words)}.")

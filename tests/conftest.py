@@ -1,9 +1,36 @@
-"""Fixtures for all tests."""
+"""Fixtures and rules for all tests."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+os.environ["BUSILIB_PROGRESS"] = "0"
+
+
+def pytest_configure(config):
+    """Without BUSILIB_CACHE give the whole run one fresh cache; pytest-xdist's workers inherit the variable."""
+    if "BUSILIB_CACHE" not in os.environ:
+        os.environ["BUSILIB_CACHE"] = config.own_cache = tempfile.mkdtemp(prefix="busilib-tests-")
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "own_cache"):
+        os.environ.pop("BUSILIB_CACHE", None)
+        shutil.rmtree(config.own_cache, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where BUSI_DIR is set, a test that asks for the real BUSI may not skip."""
+    report = yield
+    asks = "busi_dir" in getattr(item, "fixturenames", ())
+    if os.environ.get("BUSI_DIR") and asks and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"BUSI_DIR is set, so this test must run, but it was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +40,48 @@ def busi_dir():
     if not folder:
         pytest.skip("BUSI_DIR is not set: it names the folder of the real BUSI")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def busi(busi_dir):
+    """The catalogue of the real BUSI."""
+    from busilib.data import catalogue
+
+    return catalogue.read(busi_dir, name="busi")
+
+
+@pytest.fixture(scope="session")
+def phantom_dir():
+    """A folder of 60 phantoms, in the cache: read it, never write into it."""
+    from busilib.data import phantom
+
+    return phantom.cached(60, seed=0)
+
+
+@pytest.fixture(scope="session")
+def phantoms(phantom_dir):
+    """The catalogue of 60 phantoms."""
+    from busilib.data import catalogue
+
+    return catalogue.read(phantom_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A backbone of two stages that trains in a second; its name is a key of BACKBONES while tests run."""
+    import busilib.learning  # noqa: F401, I001  (loads Keras quietly)
+    import keras
+    from busilib.learning.models import BACKBONES, Backbone
+
+    def build(include_top, weights, input_shape, name=None):
+        x = pixels = keras.Input(input_shape)
+        for number, width in enumerate((8, 16), start=1):
+            x = keras.layers.Conv2D(width, 3, strides=4, padding="same")(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.ReLU(name=f"stage_{number}")(x)
+        return keras.Model(pixels, x, name=name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.applications, "Tiny", build, raising=False)
+        patch.setitem(BACKBONES, "Tiny", Backbone("tf", "stage_1", 32, "tiny_notop.h5"))
+        yield "Tiny"

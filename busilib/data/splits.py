@@ -159,7 +159,7 @@ def check_split(split):
             example = sorted(parts.index[parts > 1], key=natural_key)[0]
             rows = table[table[column] == example]
             raise SplitError(
-                f"{split.name}: {overlaps[kind]} {column}s lie in two parts, for instance {example!r}: "
+                f"{split.name}: {overlaps[kind]} {kind}s lie in two parts, for instance {example!r}: "
                 f"{', '.join(rows['file_id'] + ' in ' + rows['split'])}. Keep each on one side, or declare "
                 f"the overlap {kind!r} if the protocol is known to have it."
             )

@@ -1,0 +1,159 @@
+"""Every lesson keeps the skeleton; and the checks are proven on bad notebooks."""
+
+import copy
+
+import nbformat
+import pytest
+
+from busilib import batch
+from tests.notebooks import skeleton
+
+LESSONS = batch.lessons()
+
+
+def test_there_are_lessons():
+    assert len(LESSONS) >= 6
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson_keeps_the_skeleton(path):
+    assert skeleton.check_all(nbformat.read(path, as_version=4), path.name) == []
+
+
+@pytest.fixture(scope="module")
+def good():
+    return nbformat.read(LESSONS[0], as_version=4)
+
+
+def first_code(notebook, tag=None):
+    cells = [cell for cell in skeleton.code(notebook) if tag is None or tag in skeleton.tags(cell)]
+    return cells[0]
+
+
+def no_badge(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("01_data", "02_data")
+
+
+def no_purpose(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("not for diagnosis", "")
+
+
+def no_minutes(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("Reading:", "")
+
+
+def no_title(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("# 01", "# 02")
+
+
+def foreign_address(notebook):
+    notebook.cells[3].source += "\nhttps://github.com/somebody/busi-notebooks"
+
+
+def no_setup(notebook):
+    notebook.cells[1].source = "import numpy"
+
+
+def no_parameters(notebook):
+    first_code(notebook, "parameters").metadata = {}
+
+
+def computed_parameter(notebook):
+    first_code(notebook, "parameters").source += "\nMORE = 1 + 1"
+
+
+def parameters_in_disorder(notebook):
+    cell = first_code(notebook, "parameters")
+    cell.source = cell.source.replace("PROTOCOL", "AAA")
+
+
+def too_many_parameters(notebook):
+    first_code(notebook, "parameters").source += "".join(f"\nP{i} = {i}" for i in range(7))
+
+
+def too_few_cells(notebook):
+    notebook.cells = notebook.cells[:9] + notebook.cells[-1:]
+
+
+def long_cell(notebook):
+    skeleton.code(notebook)[3].source += "\nx = 1" * 12
+
+
+def no_text_before(notebook):
+    del notebook.cells[4]
+
+
+def no_exercises(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("## Exercises", "")
+
+
+def counted_wrongly(notebook):
+    skeleton.code(notebook)[2].execution_count = 99
+
+
+def machine_path(notebook):
+    output(notebook, "see /home/ada/busi/benign (1).png")
+
+
+def progress_bar(notebook):
+    output(notebook, " 40%|████      | 4/10 [00:01<00:02]")
+
+
+def warning(notebook):
+    output(notebook, "x.py:3: UserWarning: careful")
+
+
+def stderr(notebook):
+    output(notebook, "careful", name="stderr")
+
+
+def output(notebook, text, name="stdout"):
+    skeleton.code(notebook)[3].outputs.append(nbformat.v4.new_output("stream", name=name, text=text))
+
+
+def undescribed_picture(notebook):
+    picture = nbformat.v4.new_output("display_data", data={"image/png": "aGVsbG8="})
+    skeleton.code(notebook)[3].outputs.append(picture)
+
+
+def too_few_exact(notebook):
+    for cell in skeleton.code(notebook):
+        cell.metadata = {"tags": [tag for tag in skeleton.tags(cell) if tag == "parameters"]}
+
+
+def exact_without_output(notebook):
+    first_code(notebook, "nbval-check-output").outputs = []
+
+
+BAD = {
+    no_badge: "lacks a Colab badge that opens",
+    no_purpose: "not for diagnosis",
+    no_minutes: "lacks the minutes",
+    no_title: "lacks a title",
+    foreign_address: "'somebody/busi-notebooks' is not the project's own",
+    no_setup: "cell 2, the set-up cell, lacks",
+    no_parameters: "0 cells are tagged 'parameters'",
+    computed_parameter: "is no plain assignment",
+    parameters_in_disorder: "the parameters must begin with DATASET",
+    too_many_parameters: "at most six",
+    too_few_cells: "10 cells; a sitting is 20 to 40",
+    long_cell: "9 the limit",
+    no_text_before: "no text cell before it",
+    no_exercises: "the last cell lacks '## Exercises'",
+    counted_wrongly: "not counted 1..n",
+    machine_path: "stored a machine path",
+    progress_bar: "stored a progress bar",
+    warning: "stored a warning",
+    stderr: "something on stderr",
+    undescribed_picture: "a picture without a description",
+    too_few_exact: "tagged 'nbval-check-output'; at least 5",
+    exact_without_output: "has no output",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda function: function.__name__)
+def test_bad_notebook_is_complained_about(good, spoil):
+    notebook = copy.deepcopy(good)
+    spoil(notebook)
+    complaints = skeleton.check_all(notebook, LESSONS[0].name)
+    assert any(BAD[spoil] in complaint for complaint in complaints), complaints

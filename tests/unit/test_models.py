@@ -1,0 +1,252 @@
+"""models: shapes, preprocessing, the seam between frozen and trained, and where weights come from."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from busilib import recipes
+from busilib.errors import WeightsError
+from busilib.learning import models
+from busilib.learning.models import BACKBONES, Weights, find_weights
+
+import keras  # isort: skip  (after busilib.learning, which loads it quietly)
+
+NONE = Weights("none", "")
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def recipe(backbone="Tiny", **changes):
+    return recipes.get("A-frozen", backbone=backbone, image_size=32, dense=(8,), **changes)
+
+
+@pytest.fixture(scope="module")
+def mobile():
+    """MobileNetV2 at 32 pixels, its random weights in a file as Keras' own download has them."""
+    return models.backbone("MobileNetV2", 32, NONE, seed=1)
+
+
+@pytest.fixture
+def keras_home(tmp_path, monkeypatch):
+    old = keras.config.keras_home()
+    keras.config.set_keras_home(str(tmp_path / "keras-home"))
+    yield tmp_path / "keras-home"
+    keras.config.set_keras_home(old)
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    monkeypatch.setattr(models, "_download", lambda name: pytest.fail(f"{name} was to be downloaded"))
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2"])
+def test_pixels_in_probabilities_out(name):
+    model = models.build(recipe(name), NONE)
+    assert [layer.name for layer in model.layers] == ["pixels", "preprocessing", "base", "head"]
+    assert model.input_shape == (None, 32, 32, 3) and model.inputs[0].dtype == "uint8"
+    assert model.output_shape == (None, len(recipes.CLASSES))
+    found = np.asarray(model(PIXELS))
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "InceptionResNetV2", "MobileNetV2"])
+def test_own_preprocessing_is_keras_applications(name):
+    module = {"ResNet50": "resnet", "InceptionResNetV2": "inception_resnet_v2", "MobileNetV2": "mobilenet_v2"}[name]
+    expected = getattr(keras.applications, module).preprocess_input(PIXELS.astype("float32"))
+    found = models.preprocessing(recipe(name, preprocessing="own"))(PIXELS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(models.preprocessing(recipe(name))(PIXELS), PIXELS / 255, atol=1e-6)
+
+
+def test_preprocessing_survives_saving(tmp_path):
+    model = models.preprocessing(recipe("ResNet50", preprocessing="own"))
+    model.save(tmp_path / "a.keras")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "a.keras")(PIXELS), model(PIXELS))
+
+
+def test_the_heads_are_the_papers():
+    a = models.head(recipes.get("A-frozen", "full"), (4, 4, 2048))
+    kinds = [row["kind"] for row in models.describe(a)]
+    assert kinds == ["Flatten", "BatchNormalization", "Dense", "Dropout", "Dense"]
+    b = models.describe(models.head(recipes.get("B-frozen", "full"), (3, 3, 1536)))
+    assert [row["kind"] for row in b] == ["Flatten", "Dense", "Dropout", "Dense"]
+    assert [row["parameters"] for row in b] == [0, 13824 * 256 + 256, 0, 256 * 3 + 3]
+    assert [row["output"] for row in b] == ["[13824]", "[256]", "[256]", "[3]"]
+    tuned = models.describe(models.head(recipes.get("A-tuned", "full"), (4, 4, 2048)))
+    assert sum(row["kind"] == "Dense" for row in tuned) == 4, "three Dense layers and the output"
+
+
+@pytest.mark.parametrize(("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("MobileNetV2", 64)])
+def test_the_last_stage_begins_at_a_layer_that_there_is(name, size, monkeypatch):
+    asked = {"include_top": False, "weights": None, "input_shape": (size, size, 3)}
+    if name != "MobileNetV2":  # the large ones are built nowhere else: their layer's name is looked up in the source
+        source = Path(getattr(keras.applications, name).__code__.co_filename).with_name(
+            {"ResNet50": "resnet.py", "InceptionResNetV2": "inception_resnet_v2.py"}[name]
+        )
+        stem = {"ResNet50": '"conv4"', "InceptionResNetV2": '"mixed_7a"'}[name]
+        assert stem in source.read_text(encoding="utf-8")
+    else:
+        assert getattr(keras.applications, name)(**asked).get_layer(BACKBONES[name].last_stage)
+
+
+@pytest.mark.parametrize("unfreeze", ["none", "last", "all"])
+def test_the_two_parts_together_are_the_model(unfreeze, tiny):
+    own = recipe(unfreeze=unfreeze)
+    model = models.build(own, NONE, seed=2)
+    frozen, trained = models.parts(model, own)
+    values = PIXELS if frozen is None else frozen(PIXELS)
+    np.testing.assert_allclose(trained(values), model(PIXELS), atol=1e-5)
+    assert (frozen is None) == (unfreeze == "all")
+    names = {variable.path for variable in trained.trainable_weights}
+    base, head = model.get_layer("base"), model.get_layer("head")
+    inside = {variable.path for variable in base.weights} & names
+    stages = {"none": 0, "last": 4, "all": 8}[unfreeze]  # a stage has a kernel, a bias, gamma and beta
+    assert len(inside) == stages
+    assert len(names) == stages + len(head.trainable_weights)
+
+
+def test_the_parts_of_a_real_network(mobile):
+    own = recipe("MobileNetV2", unfreeze="last")
+    model = models.build(own, NONE)
+    frozen, trained = models.parts(model, own)
+    np.testing.assert_allclose(trained(frozen(PIXELS)), model(PIXELS), atol=1e-5)
+    layers = {layer.name for layer in trained.get_layer("last_stage").layers}
+    assert "block_13_expand" in layers and "block_12_project" not in layers
+
+
+@pytest.mark.parametrize("unfreeze", ["last", "all"])
+def test_batch_norm_of_the_base_keeps_its_statistics(unfreeze, tiny):
+    own = recipe(unfreeze=unfreeze)
+    model = models.build(own, NONE)
+    frozen, trained = models.parts(model, own)
+    base = model.get_layer("base")
+    statistics = [np.asarray(w) for w in base.non_trainable_weights if "moving" in w.path]
+    kernel = np.asarray(base.layers[-3].kernel)
+    trained.compile(optimizer=keras.optimizers.Adam(0.01), loss="categorical_crossentropy")
+    values = PIXELS if frozen is None else np.asarray(frozen(PIXELS))
+    trained.fit(values, np.eye(3)[[0, 1, 2, 0]], epochs=2, verbose=0)
+    assert len(statistics) == 4
+    for before, after in zip(statistics, [w for w in base.non_trainable_weights if "moving" in w.path], strict=True):
+        assert (before == np.asarray(after)).all()
+    assert abs(np.asarray(base.layers[-3].kernel) - kernel).max() > 1e-4, "the last stage did not learn"
+
+
+def test_the_seed_fixes_the_weights(tiny):
+    first, same, other = (models.build(recipe(), NONE, seed).get_weights() for seed in (1, 1, 2))
+    assert all((a == b).all() for a, b in zip(first, same, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+def test_copy_weights_takes_what_fits(tiny):
+    source = models.build(recipe(), NONE, seed=1)
+    wider = recipes.get("A-tuned", backbone=tiny, image_size=32, dense=(8, 6, 5))
+    target = models.build(wider, NONE, seed=2)
+    assert models.copy_weights(source, target) == ["batch_norm", "dense_1"]
+    for name in ("base",):
+        for a, b in zip(source.get_layer(name).get_weights(), target.get_layer(name).get_weights(), strict=True):
+            assert (a == b).all()
+    dense = [model.get_layer("head").get_layer("dense_1").get_weights()[0] for model in (source, target)]
+    assert (dense[0] == dense[1]).all()
+    assert models.copy_weights(source, models.build(recipe(), NONE, seed=3)) == [
+        "batch_norm",
+        "dense_1",
+        "probabilities",
+    ]
+
+
+def test_too_small_a_picture_is_refused():
+    with pytest.raises(ValueError, match="InceptionResNetV2 needs images of at least 75 pixels a side, not 64"):
+        models.backbone("InceptionResNetV2", 64, NONE)
+
+
+def test_no_weights_are_named_as_random(keras_home, no_download):
+    for weights, dataset in (("none", "busi"), ("auto", "phantom"), ("auto", "phantom-n60-seed0-v1")):
+        found = find_weights(weights, "ResNet50", dataset, "full")
+        assert (found.kind, found.path, found.sha256) == ("none", None, None)
+        assert "these are random features" in found.sentence
+    with pytest.raises(ValueError, match="backbone 'VGG' does not exist; choose one of: ResNet50"):
+        find_weights("none", "VGG")
+
+
+def test_a_quick_run_never_downloads(keras_home, no_download):
+    found = find_weights("auto", "ResNet50", "busi", "quick")
+    assert found.kind == "none" and "ImageNet weights are not here" in found.sentence
+    with pytest.raises(WeightsError, match="a quick run never downloads. Put the file there, choose PROFILE="):
+        find_weights("imagenet", "ResNet50", "busi", "quick")
+
+
+def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(keras_home, monkeypatch):
+    def fail(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(models, "_download", fail)
+    assert find_weights("auto", "ResNet50", "busi", "full").kind == "none"
+    with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\). Put the file at .*notop.h5"):
+        find_weights("imagenet", "ResNet50", "busi", "full")
+
+
+def test_a_file_of_weights(tmp_path, mobile, monkeypatch, no_download):
+    path = tmp_path / "mine.weights.h5"
+    mobile.save_weights(path)
+    found = find_weights(str(path), "MobileNetV2", "busi")
+    assert found.kind == "file" and found.path == str(path) and len(found.sha256) == 64
+    assert found.sentence == "MobileNetV2: weights from the file mine.weights.h5."
+    loaded = models.backbone("MobileNetV2", 32, found, seed=9)
+    assert all((a == b).all() for a, b in zip(loaded.get_weights(), mobile.get_weights(), strict=True))
+    (tmp_path / "text.h5").write_text("no weights", encoding="utf-8")
+    for bad, backbone in ((path, "Tiny"), (tmp_path / "text.h5", "MobileNetV2")):
+        monkeypatch.setitem(BACKBONES, "Tiny", BACKBONES["MobileNetV2"])
+        monkeypatch.setattr(keras.applications, "Tiny", other_network, raising=False)
+        with pytest.raises(WeightsError, match=f"{bad.name} holds no weights for {backbone} without its top"):
+            models.backbone(backbone, 32, find_weights(str(bad), backbone))
+    with pytest.raises(WeightsError, match='"/no/such.h5": there is no such file. Choose "auto", "imagenet", "none"'):
+        find_weights("/no/such.h5", "MobileNetV2")
+
+
+def other_network(include_top, weights, input_shape, name):
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Conv2D(2, 3)], name=name)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine that serves tmp_path/served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler.func.log_message = lambda *given: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{served.server_port}/"
+        served.shutdown()
+
+
+def test_keras_downloads_imagenet_once(keras_home, server, mobile, monkeypatch):
+    import keras.src.applications.mobilenet_v2 as module
+
+    folder, address = server
+    monkeypatch.setattr(module, "BASE_WEIGHT_PATH", address)
+    name = BACKBONES["MobileNetV2"].file
+    with pytest.raises(WeightsError, match="could not be downloaded .*404"):
+        find_weights("imagenet", "MobileNetV2", "busi", "full")
+    legacy_h5(mobile, folder / name)
+    found = find_weights("auto", "MobileNetV2", "busi", "full")
+    assert (found.kind, Path(found.path)) == ("imagenet", keras_home / "models" / name)
+    assert found.sentence == "MobileNetV2: ImageNet weights."
+    loaded = models.backbone("MobileNetV2", 32, found, seed=9)
+    assert all((a == b).all() for a, b in zip(loaded.get_weights(), mobile.get_weights(), strict=True))
+    (folder / name).unlink()
+    monkeypatch.setattr(models, "_download", lambda name: pytest.fail("downloaded twice"))
+    assert find_weights("imagenet", "MobileNetV2", "busi", "quick") == found, "a quick run takes what is there"
+
+
+def legacy_h5(model, path):
+    """Write weights in the layout of Keras' own downloads."""
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)

@@ -1,0 +1,87 @@
+"""recipes: every setting of both papers is there with its source, and nothing unknown is taken."""
+
+from dataclasses import fields
+
+import pytest
+
+from busilib import recipes
+from busilib.recipes import PAPERS, PROFILES, Recipe
+
+SETTINGS = {field.name for field in fields(Recipe)} - {"name"}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_setting_has_a_source_and_a_reason(name):
+    assert set(PAPERS[name]) == SETTINGS
+    for row in recipes.settings(name):
+        assert row["source"] in ("says", "chosen"), row
+        assert len(row["why"]) > 4, row
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_full_is_the_paper_itself(name):
+    recipe = recipes.get(name, "full")
+    assert recipe == Recipe(name=name, **{key: item.value for key, item in PAPERS[name].items()})
+    assert set(recipe.as_dict()) == SETTINGS | {"name"} and isinstance(recipe.as_dict()["dense"], list)
+
+
+def test_what_the_papers_print():
+    a, b = recipes.get("A-frozen", "full"), recipes.get("B-frozen", "full")
+    assert (a.backbone, a.image_size, a.epochs, a.patience, a.monitor) == ("ResNet50", 128, 30, 10, "val_loss")
+    assert recipes.get("A-tuned", "full").epochs == 10 and len(recipes.get("A-tuned", "full").dense) == 3
+    assert (b.backbone, b.image_size, b.epochs, b.batch_size) == ("InceptionResNetV2", 150, 10, 8)
+    assert (b.dense, b.dropout, b.learning_rate, b.preprocessing) == ((256,), 0.2, 1e-3, "rescale")
+
+
+def test_profiles_change_known_settings_and_only_make_smaller():
+    for profile, rows in PROFILES.items():
+        for name in set(rows) - {"phantoms", "folds"}:
+            assert set(rows[name]) <= SETTINGS, (profile, name)
+            for key, value in rows[name].items():
+                assert value <= PAPERS[name][key].value, (profile, name, key)
+
+
+def test_later_phases_fit_on_the_first():
+    for second, first in recipes.FIRST_PHASE.items():
+        for profile in PROFILES:
+            before, after = recipes.get(first, profile), recipes.get(second, profile)
+            same = ("backbone", "image_size", "preprocessing", "batch_norm")
+            assert [getattr(before, key) for key in same] == [getattr(after, key) for key in same]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_clean_takes_the_networks_own_preprocessing_and_changes_nothing_else(name):
+    paper, clean = recipes.get(name).as_dict(), recipes.get(name, protocol="clean").as_dict()
+    assert clean.pop("preprocessing") == "own" and paper.pop("preprocessing") == "rescale"
+    assert clean == paper
+    assert recipes.get(name, protocol="clean", preprocessing="rescale").preprocessing == "rescale"
+
+
+def test_changes_replace_and_none_leaves():
+    recipe = recipes.get("A-frozen", learning_rate=0.5, dropout=None)
+    assert recipe.learning_rate == 0.5 and recipe.dropout == PAPERS["A-frozen"]["dropout"].value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "C"}, "recipe 'C' does not exist; choose one of: A-frozen, A-tuned, B-frozen, B-tuned"),
+        ({"profile": "slow"}, "PROFILE 'slow' does not exist; choose one of: quick, full"),
+        ({"protocol": "dirty"}, "PROTOCOL 'dirty' does not exist; choose one of: paper, clean"),
+        ({"learning": 1}, "setting 'learning' does not exist; choose one of: name, backbone"),
+        ({"preprocessing": "none"}, "preprocessing 'none' does not exist; choose one of: rescale, own"),
+        ({"unfreeze": "first"}, "unfreeze 'first' does not exist; choose one of: none, last, all"),
+        ({"monitor": "loss"}, "monitor 'loss' does not exist; choose one of: val_loss, val_accuracy"),
+        ({"image_size": 31}, "image_size must be 32 or more"),
+        ({"epochs": 0}, "epochs 1 or more"),
+        ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
+        ({"learning_rate": 0.0}, "learning_rate above 0"),
+        ({"batch_size": 0}, "batch_size, views, patience and the widths of the dense layers must be 1 or more"),
+        ({"views": 0}, "must be 1 or more"),
+        ({"patience": 0}, "must be 1 or more"),
+        ({"dense": (64, 0)}, "must be 1 or more"),
+    ],
+)
+def test_what_does_not_exist_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.get(**{"name": "A-frozen"} | arguments)
