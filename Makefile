@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # CI installs the pinned versions: make test PIP_FLAGS="-c tests/constraints.txt"
 PIP_FLAGS ?=
+# nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
+NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
 .PHONY: help run test test-all lab notebooks style constraints clean
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ run: $(VENV)/installed  ## execute every lesson on phantoms, quick profile, into
 	$(BIN)/busi run --out runs/quick
 
 test: $(VENV)/installed  ## the tests that CI runs
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(NBVAL) -m "not slow and not gpu"
 
 test-all: $(VENV)/installed  ## the slow tests as well
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(NBVAL) -m "not gpu"
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons
 	$(BIN)/jupyter lab notebooks

@@ -170,13 +170,20 @@ def curves(histories, paper=None, measures=("accuracy", "loss")):
 
 
 def confusion(matrices, classes):
-    """Confusion matrices as heat maps: counts, with the share of the row below. ``matrices``: dict title → (K, K)."""
+    """Confusion matrices as heat maps: counts, with the share of the row below; two side by side.
+
+    ``matrices``: dict title → (K, K).
+    """
     import seaborn
 
-    figure = Figure(figsize=(4.1 * len(matrices), 3.7))
-    axes = figure.subplots(1, len(matrices), squeeze=False).ravel()
+    columns = min(2, len(matrices))
+    rows = -(-len(matrices) // columns)
+    figure = Figure(figsize=(4.1 * columns, 3.7 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(matrices) :]:
+        ax.axis("off")
     words = []
-    for ax, (title, matrix) in zip(axes, matrices.items(), strict=True):
+    for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
         matrix = np.asarray(matrix)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         texts = np.array([f"{n}\n{s:.0%}" for n, s in zip(matrix.ravel(), shares.ravel(), strict=True)])
@@ -185,11 +192,11 @@ def confusion(matrices, classes):
             xticklabels=classes, yticklabels=classes, linewidths=1, ax=ax,
         )  # fmt: skip
         ax.set(title=title, xlabel="predicted", ylabel="true")
-        rows = "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in zip(classes, matrix, strict=True))
-        words.append(f"{title}: {rows}")
+        counts = "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in zip(classes, matrix, strict=True))
+        words.append(f"{title}: {counts}")
     figure.tight_layout()
-    columns = ", ".join(classes)
-    return Picture(figure, f"Confusion matrix, rows true, columns predicted ({columns}). " + ". ".join(words) + ".")
+    order = ", ".join(classes)
+    return Picture(figure, f"Confusion matrix, rows true, columns predicted ({order}). " + ". ".join(words) + ".")
 
 
 def scores(table, title="", baseline=None):
@@ -201,7 +208,8 @@ def scores(table, title="", baseline=None):
     ax.errorbar(table["score"], places, xerr=[low, high], fmt="o", color=TRAIN, capsize=4)
     if baseline is not None:
         ax.axvline(baseline, color=PAPER, ls="--", lw=1)
-        ax.text(baseline, len(table) - 0.4, "majority class", color=PAPER, fontsize=9, ha="center")
+        above = ax.get_xaxis_transform()
+        ax.text(baseline, 1.01, "majority class", color=PAPER, fontsize=9, ha="center", va="bottom", transform=above)
     ax.set_yticks(places, table.index)
     ax.set(xlabel=title or "score", xlim=(0, 1.02), ylim=(-0.6, len(table) - 0.2))
     ax.spines[["top", "right"]].set_visible(False)
@@ -333,21 +341,22 @@ def class_scores(table, measures):
 
     ``table``: rows with model, class, measure, score, low, high. A score that does not exist is NaN and left out.
     """
-    figure = Figure(figsize=(9.6, 2.6 * -(-len(measures) // 2)))
-    axes = figure.subplots(-(-len(measures) // 2), 2, squeeze=False).ravel()
     models, classes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["class"]))
+    rows = -(-len(measures) // 2)
+    figure = Figure(figsize=(9.6, (1.7 + 0.4 * len(models)) * rows))
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
     words = []
     for ax, measure in zip(axes, measures, strict=False):
         for i, model in enumerate(models):
-            rows = table[(table["model"] == model) & (table["measure"] == measure)].set_index("class").loc[classes]
-            places = np.arange(len(classes)) + 0.24 * (i - (len(models) - 1) / 2)
-            bars = [(rows["score"] - rows["low"]).clip(lower=0), (rows["high"] - rows["score"]).clip(lower=0)]
+            points = table[(table["model"] == model) & (table["measure"] == measure)].set_index("class").loc[classes]
+            places = np.arange(len(classes)) + 0.18 * (i - (len(models) - 1) / 2)
+            bars = [(points["score"] - points["low"]).clip(lower=0), (points["high"] - points["score"]).clip(lower=0)]
             ax.errorbar(
-                rows["score"], places, xerr=bars, fmt="os^D"[i % 4], capsize=3, ms=6,
+                points["score"], places, xerr=bars, fmt="os^D"[i % 4], capsize=3, ms=6,
                 color=(TRAIN, "#D55E00", "#009E73", PAPER)[i % 4], label=model,
             )  # fmt: skip
-            values = ", ".join(f"{name} {row['score']:.2f}" for name, row in rows.iterrows())
-            words.append(f"{measure}, {model}: {values}")
+            found = points["score"].dropna()
+            words.append(f"{measure}, {model}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
         ax.set_yticks(np.arange(len(classes)), classes)
         ax.set(title=measure, xlim=(-0.02, 1.04), ylim=(len(classes) - 0.4, -0.6))
         ax.spines[["top", "right"]].set_visible(False)
@@ -398,8 +407,8 @@ def variants(originals, changed, titles, parameters):
     return Picture(
         figure,
         f"{rows} rows: an original scan ({', '.join(titles)}) and {columns} variants of it. The variants are turned by "
-        f"{low[0]:+.0f}° to {high[0]:+.0f}° and scaled by {low[2:].min():.2f} to {high[2:].max():.2f}, width and height "
-        "each by its own factor; where a corner of the scan is missing, its border pixels are drawn out into streaks.",
+        f"{low[0]:+.0f}° to {high[0]:+.0f}° and scaled by {low[2:].min():.2f} to {high[2:].max():.2f}, width and "
+        "height each by its own factor; where a corner of the scan is missing, its border pixels are drawn out into streaks.",
     )
 
 
@@ -425,7 +434,7 @@ def resamplings(images, sharpness):
 
 def verdicts(images, titles, allowed):
     """Changed scans, framed by whether an ultrasound image allows the change. ``allowed``: one bool an image."""
-    columns = 4
+    columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.8 * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -468,3 +477,105 @@ def by_class(table, column, label, zero=""):
     ax.title.set_fontsize(9)
     ax.spines[["top", "right"]].set_visible(False)
     return Picture(figure, f"Points by class: {label}. {'; '.join(words)}.")
+
+
+def filters(grids, columns=16):
+    """The filters of a first convolution as small colour images. ``grids``: dict title → (h, w, 3, n), any range.
+
+    Each filter is scaled on its own: its lowest weight is black, its highest white, so only its pattern shows.
+    """
+    figure = Figure(figsize=(0.55 * columns, 0.62 * sum(-(-g.shape[3] // columns) + 0.5 for g in grids.values())))
+    axes = figure.subplots(len(grids), 1, squeeze=False).ravel()
+    first = next(iter(grids.values()))
+    words = []
+    for ax, (title, weights) in zip(axes, grids.items(), strict=True):
+        height, width, _, n = weights.shape
+        mosaic = np.ones((-(-n // columns) * (height + 1), columns * (width + 1), 3))
+        low, high = weights.min(axis=(0, 1, 2)), weights.max(axis=(0, 1, 2))
+        scaled = (weights - low) / np.maximum(high - low, 1e-12)
+        for i in range(n):
+            y, x = i // columns * (height + 1), i % columns * (width + 1)
+            mosaic[y : y + height, x : x + width] = scaled[..., i]
+        ax.imshow(mosaic, interpolation="nearest")
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.axis("off")
+        words.append(f"{title}: {n} filters of {height} × {width}, differing from the first by at most "
+                     f"{np.abs(weights - first).max():.2g}")  # fmt: skip
+    figure.tight_layout()
+    return Picture(figure, f"Filters as small colour images. {'; '.join(words)}.")
+
+
+def feature_maps(image, maps):
+    """A scan, and below it a row of feature maps a layer. ``image``: uint8 (h, w, 3).
+
+    ``maps``: dict layer → (h, w, k), one layer with the same k as the next; each map is scaled on its own.
+    """
+    columns = next(iter(maps.values())).shape[-1]
+    figure = Figure(figsize=(1.45 * (columns + 1), 1.5 * len(maps)))
+    axes = figure.subplots(len(maps), columns + 1, squeeze=False)
+    words = []
+    for number, (line, (name, values)) in enumerate(zip(axes, maps.items(), strict=True)):
+        for ax in line:
+            ax.axis("off")
+        if not number:
+            line[0].imshow(image)
+        height, width, _ = values.shape
+        line[0].set_title(f"{name}\n{height} × {width}", fontsize=9, y=-0.3 if not number else 0.3)
+        for ax, k in zip(line[1:], range(columns), strict=True):
+            ax.imshow(values[..., k], cmap="magma", interpolation="nearest")
+        words.append(f"{name}: {height} × {width} places, {np.mean(values == 0):.0%} of the values are zero")
+    figure.tight_layout()
+    return Picture(
+        figure, f"A scan and {columns} feature maps of each of {len(maps)} layers, from the first down. "
+        f"{'; '.join(words)}. The maps get coarser with depth."
+    )  # fmt: skip
+
+
+def heat(images, maps, masks, places, titles, columns=4):
+    """Grad-CAM over scans, with the lesion's outline and a cross at the peak.
+
+    ``images``: uint8 (N, h, w, 3). ``maps``: (N, a, b) in [0, 1]. ``masks``: bool (N, h, w). ``places``: (N, 2), the
+    peaks as fractions of height and width, NaN for none. ``titles``: one a scan.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.3 * columns, 2.55 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    hits = 0
+    for ax in axes:
+        ax.axis("off")
+    for ax, image, values, mask, (y, x), title in zip(axes, images, maps, masks, places, titles, strict=False):
+        height, width = mask.shape
+        ax.imshow(image, extent=(0, width, height, 0))
+        ax.imshow(values, cmap="inferno", alpha=0.45, vmin=0, vmax=1, interpolation="bilinear",
+                  extent=(0, width, height, 0))  # fmt: skip
+        if mask.any():
+            ax.contour(np.arange(width) + 0.5, np.arange(height) + 0.5, mask, levels=[0.5], colors=["#56B4E9"])
+        if np.isfinite(y):
+            ax.plot(x * width, y * height, "P", color="white", mec="black", ms=9)
+            hits += bool(mask[int(y * height), int(x * width)])
+        ax.set_title(title, fontsize=9)
+    figure.tight_layout()
+    return Picture(
+        figure,
+        f"Grad-CAM over {len(images)} scans: the brighter, the more a place speaks for the class named above the scan. "
+        f"The outline is the lesion, the cross the map's peak: it lies inside in {hits} of {len(images)}.",
+    )
+
+
+def spread(values, label, low=-1, high=1):
+    """One point a scan for each name, with the mean as a bar. ``values``: dict name → (N,); NaN is left out."""
+    figure = Figure(figsize=(6.8, 0.6 * len(values) + 1))
+    ax = figure.subplots()
+    words, rng = [], np.random.default_rng(0)
+    for i, (name, one) in enumerate(values.items()):
+        kept = np.asarray(one)[np.isfinite(one)]
+        ax.scatter(kept, -i + rng.uniform(-0.16, 0.16, len(kept)), s=12, alpha=0.5, color=TRAIN, lw=0)
+        mean = kept.mean() if len(kept) else np.nan
+        ax.plot([mean, mean], [-i - 0.3, -i + 0.3], color="black", lw=2)
+        words.append(f"{name}: mean {mean:.2f}, from {kept.min():.2f} to {kept.max():.2f}, {len(kept)} scans"
+                     if len(kept) else f"{name}: none")  # fmt: skip
+    ax.axvline(0, color=PAPER, ls="--", lw=1)
+    ax.set_yticks([-i for i in range(len(values))], list(values))
+    ax.set(xlabel=label, xlim=(low - 0.03, high + 0.03))
+    ax.spines[["top", "right"]].set_visible(False)
+    return Picture(figure, f"Points, one a scan: {label}. {'; '.join(words)}.")

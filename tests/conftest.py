@@ -10,16 +10,50 @@ import pytest
 os.environ["BUSILIB_PROGRESS"] = "0"
 
 
+# Runs at the start of every kernel: blocking sockets in pytest itself does not reach them.
+NO_NETWORK = """
+import ipaddress, socket
+
+def _guard(method):
+    def connect(self, address):
+        host = address[0] if isinstance(address, tuple) else ""
+        try:
+            local = not host or host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = False
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not local:
+            raise ConnectionRefusedError(f"{host}: tests allow connections to this machine only")
+        return method(self, address)
+    return connect
+
+def _resolve(host, *rest, _resolve=socket.getaddrinfo, **options):
+    if host not in (None, "", "localhost", "127.0.0.1", "::1", b"localhost"):
+        raise ConnectionRefusedError(f"{host}: tests allow connections to this machine only")
+    return _resolve(host, *rest, **options)
+
+socket.socket.connect = _guard(socket.socket.connect)
+socket.socket.connect_ex = _guard(socket.socket.connect_ex)
+socket.getaddrinfo = _resolve
+"""
+
+
 def pytest_configure(config):
-    """Without BUSILIB_CACHE give the whole run one fresh cache; pytest-xdist's workers inherit the variable."""
-    if "BUSILIB_CACHE" not in os.environ:
-        os.environ["BUSILIB_CACHE"] = config.own_cache = tempfile.mkdtemp(prefix="busilib-tests-")
+    """Give the whole run one fresh cache and kernels without network; pytest-xdist's workers inherit both."""
+    if hasattr(config, "workerinput"):
+        return
+    config.own_folder = Path(tempfile.mkdtemp(prefix="busilib-tests-"))
+    os.environ.setdefault("BUSILIB_CACHE", str(config.own_folder / "cache"))
+    profile = config.own_folder / "ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "startup" / "00-no-network.py").write_text(NO_NETWORK, encoding="utf-8")
+    # ipykernel 7.3 and later warns of plain TCP at every start.
+    (profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 'ERROR'\n")
+    os.environ["IPYTHONDIR"] = str(config.own_folder / "ipython")
 
 
 def pytest_unconfigure(config):
-    if hasattr(config, "own_cache"):
-        os.environ.pop("BUSILIB_CACHE", None)
-        shutil.rmtree(config.own_cache, ignore_errors=True)
+    if hasattr(config, "own_folder"):
+        shutil.rmtree(config.own_folder, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+from keras.src.backend.config import keras_home  # no public function tells where Keras keeps its downloads
 
 from busilib.errors import WeightsError
 from busilib.recipes import CLASSES
@@ -63,7 +64,7 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
     if weights == "auto" and dataset.startswith("phantom"):
         return Weights("none", f"{backbone}: weights {RANDOM} (phantoms have no pretrained weights yet).")
     if weights in ("auto", "imagenet"):
-        path = Path(keras.config.keras_home()) / "models" / BACKBONES[backbone].file
+        path = Path(keras_home()) / "models" / BACKBONES[backbone].file
         if not path.exists() and profile != "quick":
             try:
                 _download(backbone)
@@ -144,30 +145,33 @@ def build(recipe, weights, seed=0):
     base = backbone(recipe.backbone, recipe.image_size, weights, seed)
     prepare = preprocessing(recipe)
     pixels = keras.Input(prepare.input_shape[1:], dtype="uint8", name="pixels")
-    # training=False keeps the BatchNormalization layers of the base in inference mode, also when they are unfrozen.
-    features = base(prepare(pixels), training=False)
+    features = base(prepare(pixels))
     return keras.Model(pixels, head(recipe, base.output_shape[1:])(features), name=recipe.name.replace("-", "_"))
 
 
 def parts(model, recipe):
     """Return (frozen, trained): the part whose output can be kept, and the part that is trained on it.
 
-    Both share their layers with ``model``. With ``unfreeze="all"`` the frozen part is None and the trained one does
-    all. What is compiled is never ``model`` or one of its layers: the optimizer would be saved with it.
+    Both share their layers with ``model``. The base's BatchNormalization layers stay frozen, but not with
+    ``unfreeze="all"``: there the frozen part is None, and the trained one does all. What is compiled is never ``model``
+    or one of its layers, or the optimizer would be saved with it.
     """
     base, top = model.get_layer("base"), model.get_layer("head")
     base.trainable = recipe.unfreeze != "none"
     if recipe.unfreeze == "all":
-        return None, keras.Model(model.inputs, model.outputs, name="whole")
+        return None, keras.Model(model.input, model.output, name="whole")
+    # Calling the base with training=False would not do: a Keras model that trains passes training=True on to its parts.
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
     prepare = model.get_layer("preprocessing")
     if recipe.unfreeze == "none":
-        frozen = keras.Model(prepare.input, base(prepare.output, training=False))
-        return frozen, keras.Model(top.inputs, top.outputs, name="head_alone")
+        return keras.Model(prepare.input, base(prepare.output)), keras.Model(top.input, top.output, name="head_alone")
     seam = base.get_layer(BACKBONES[recipe.backbone].last_stage).output
     lower, upper = keras.Model(base.input, seam, name="lower"), keras.Model(seam, base.output, name="last_stage")
     features = keras.Input(seam.shape[1:], name="seam")
-    trained = keras.Model(features, top(upper(features, training=False)), name="last_stage_and_head")
-    return keras.Model(prepare.input, lower(prepare.output, training=False)), trained
+    trained = keras.Model(features, top(upper(features)), name="last_stage_and_head")
+    return keras.Model(prepare.input, lower(prepare.output)), trained
 
 
 def copy_weights(source, target):
@@ -188,7 +192,7 @@ def copy_weights(source, target):
 
 def _download(name):
     # Keras falls back to a temporary folder when its cache folder is missing: make it first.
-    (Path(keras.config.keras_home()) / "models").mkdir(parents=True, exist_ok=True)
+    (Path(keras_home()) / "models").mkdir(parents=True, exist_ok=True)
     getattr(keras.applications, name)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
 
 

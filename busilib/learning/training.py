@@ -25,6 +25,9 @@ def train(recipe, split, *, weights, seed=0, start=None):
     """
     model = models.build(recipe, weights, seed)
     copied = models.copy_weights(start.model(), model) if start else []
+    if "batch_norm" in copied:
+        # While the base moves below it, its averages would lag behind: keep those of the first phase.
+        model.get_layer("head").get_layer("batch_norm").trainable = False
     keras.utils.set_random_seed(seed + 1)
     frozen, trained = models.parts(model, recipe)
     trained.compile(

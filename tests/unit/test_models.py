@@ -31,10 +31,8 @@ def mobile():
 
 @pytest.fixture
 def keras_home(tmp_path, monkeypatch):
-    old = keras.config.keras_home()
-    keras.config.set_keras_home(str(tmp_path / "keras-home"))
-    yield tmp_path / "keras-home"
-    keras.config.set_keras_home(old)
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras-home"))
+    return tmp_path / "keras-home"
 
 
 @pytest.fixture
@@ -80,17 +78,11 @@ def test_the_heads_are_the_papers():
     assert sum(row["kind"] == "Dense" for row in tuned) == 4, "three Dense layers and the output"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("MobileNetV2", 64)])
-def test_the_last_stage_begins_at_a_layer_that_there_is(name, size, monkeypatch):
-    asked = {"include_top": False, "weights": None, "input_shape": (size, size, 3)}
-    if name != "MobileNetV2":  # the large ones are built nowhere else: their layer's name is looked up in the source
-        source = Path(getattr(keras.applications, name).__code__.co_filename).with_name(
-            {"ResNet50": "resnet.py", "InceptionResNetV2": "inception_resnet_v2.py"}[name]
-        )
-        stem = {"ResNet50": '"conv4"', "InceptionResNetV2": '"mixed_7a"'}[name]
-        assert stem in source.read_text(encoding="utf-8")
-    else:
-        assert getattr(keras.applications, name)(**asked).get_layer(BACKBONES[name].last_stage)
+def test_the_last_stage_and_the_file_name_are_kerass(name, size, monkeypatch):
+    network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
+    assert 0.1 < network.layers.index(network.get_layer(BACKBONES[name].last_stage)) / len(network.layers) < 1
 
 
 @pytest.mark.parametrize("unfreeze", ["none", "last", "all"])
@@ -104,7 +96,8 @@ def test_the_two_parts_together_are_the_model(unfreeze, tiny):
     names = {variable.path for variable in trained.trainable_weights}
     base, head = model.get_layer("base"), model.get_layer("head")
     inside = {variable.path for variable in base.weights} & names
-    stages = {"none": 0, "last": 4, "all": 8}[unfreeze]  # a stage has a kernel, a bias, gamma and beta
+    # A stage has a kernel and a bias, and gamma and beta, which only "all" trains.
+    stages = {"none": 0, "last": 2, "all": 8}[unfreeze]
     assert len(inside) == stages
     assert len(names) == stages + len(head.trainable_weights)
 
@@ -119,20 +112,21 @@ def test_the_parts_of_a_real_network(mobile):
 
 
 @pytest.mark.parametrize("unfreeze", ["last", "all"])
-def test_batch_norm_of_the_base_keeps_its_statistics(unfreeze, tiny):
+def test_batch_norm_of_the_base_is_frozen_unless_all_is_trained(unfreeze, tiny):
     own = recipe(unfreeze=unfreeze)
     model = models.build(own, NONE)
     frozen, trained = models.parts(model, own)
     base = model.get_layer("base")
-    statistics = [np.asarray(w) for w in base.non_trainable_weights if "moving" in w.path]
-    kernel = np.asarray(base.layers[-3].kernel)
+    norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    statistics = [weights for layer in norms for weights in layer.get_weights()]
+    kernel = base.layers[-3].get_weights()[0]
     trained.compile(optimizer=keras.optimizers.Adam(0.01), loss="categorical_crossentropy")
     values = PIXELS if frozen is None else np.asarray(frozen(PIXELS))
     trained.fit(values, np.eye(3)[[0, 1, 2, 0]], epochs=2, verbose=0)
-    assert len(statistics) == 4
-    for before, after in zip(statistics, [w for w in base.non_trainable_weights if "moving" in w.path], strict=True):
-        assert (before == np.asarray(after)).all()
-    assert abs(np.asarray(base.layers[-3].kernel) - kernel).max() > 1e-4, "the last stage did not learn"
+    after = [weights for layer in norms for weights in layer.get_weights()]
+    same = [(a == b).all() for a, b in zip(statistics, after, strict=True)]
+    assert len(same) == 8 and (all(same) if unfreeze == "last" else not any(same))
+    assert abs(base.layers[-3].get_weights()[0] - kernel).max() > 1e-4, "the last stage did not learn"
 
 
 def test_the_seed_fixes_the_weights(tiny):

@@ -98,7 +98,12 @@ def test_clean_keeps_groups_together(sizes, seed, fold):
 
 
 def test_clean_drops_objections_and_nothing_else():
-    flags = {"benign (1)": "axilla", "benign (9)": "needle", "malignant (2)": "contradictory", "normal (3)": "objection"}
+    flags = {
+        "benign (1)": "axilla",
+        "benign (9)": "needle",
+        "malignant (2)": "contradictory",
+        "normal (3)": "objection",
+    }
     scans = made(dropped=flags | {"benign (5)": "marks", "normal (6)": "colour"})
     ids = set(splits.clean(scans).table["file_id"])
     assert set(scans.table["image_id"]) - ids == set(flags)

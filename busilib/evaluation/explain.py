@@ -1,0 +1,158 @@
+"""What a trained network looks at: its first filters, its feature maps, and Grad-CAM.
+
+The models are those of this library: ``preprocessing`` → ``base`` → ``head``. A gradient is asked of the head's
+unscaled output, so the model is split at a layer of the base: Keras cannot differentiate across a nested model.
+"""
+
+import numpy as np
+
+BATCH = 32
+
+
+def first_filters(model):
+    """Return the weights of the first convolution of a model's base: float (height, width, channels, filters)."""
+    import keras
+
+    for layer in model.get_layer("base").layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            return np.asarray(layer.get_weights()[0])
+    raise ValueError(f"the base of {model.name} has no Conv2D layer, so there are no filters to show")
+
+
+def feature_maps(model, pixels, names):
+    """Return what layers of the base answer to uint8 pixels (N, size, size, 3): dict name → float (N, h, w, channels).
+
+    Raises ValueError for a name that is no layer of the base.
+    """
+    import keras
+
+    base = model.get_layer("base")
+    outputs = [_layer(base, name).output for name in names]
+    answers = keras.Model(base.input, outputs).predict(_prepare(model, pixels), batch_size=BATCH, verbose=0)
+    return dict(zip(names, answers if len(names) > 1 else [answers], strict=True))
+
+
+def grad_cam(model, pixels, class_index=None, layer=None):
+    """Return Grad-CAM's maps for uint8 pixels (N, size, size, 3): float32 (N, h, w) in [0, 1], the layer's h and w.
+
+    map = ReLU(Σ_k α_k A_k), where A_k are the layer's feature maps and α_k is the mean over places of the gradient
+    of the class's output, before the softmax, by A_k; each map is then divided by its maximum. A map without any
+    positive value stays 0. Source: Selvaraju et al., ICCV 2017, doi 10.1109/ICCV.2017.74.
+
+    ``class_index``: an index or one for each image; None takes the predicted class. ``layer``: a layer of the base
+    through which everything passes (the end of a stage); None takes the base's output.
+    Raises ValueError for a layer that does not exist, or beside which a path leads on.
+    """
+    lower, upper = _split(model, layer)
+    if class_index is None:
+        class_index = model.predict(pixels, batch_size=BATCH, verbose=0).argmax(axis=1)
+    classes = np.broadcast_to(np.asarray(class_index), len(pixels))
+    maps = []
+    for start in range(0, len(pixels), BATCH):
+        chosen = classes[start : start + BATCH]
+        features = lower.predict(_prepare(model, pixels[start : start + BATCH]), batch_size=BATCH, verbose=0)
+        slopes = _gradient(upper, features, chosen).mean(axis=(1, 2), keepdims=True)
+        maps.append(np.maximum((features * slopes).sum(axis=-1), 0))
+    maps = np.concatenate(maps)
+    highest = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0).astype("float32")
+
+
+def peaks(maps):
+    """Return where each map (N, h, w) is highest, as fractions of the height and the width: float (N, 2) = y, x.
+
+    It is the middle of the strongest cell: a coarse map says no more. A map of zeros has no peak: NaN.
+    """
+    maps = np.asarray(maps)
+    _, height, width = maps.shape
+    rows, columns = np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), (height, width))
+    places = np.stack([(rows + 0.5) / height, (columns + 0.5) / width], axis=1)
+    places[maps.max(axis=(1, 2)) <= 0] = np.nan
+    return places
+
+
+def peak_inside(maps, masks):
+    """Return for each map (N, h, w) whether its peak lies inside its mask (N, H, W, bool): bool (N,).
+
+    A map of zeros has no peak, which counts as outside.
+    """
+    masks = np.asarray(masks)
+    if len(maps) != len(masks):
+        raise ValueError(f"{len(maps)} maps but {len(masks)} masks")
+    inside = np.zeros(len(masks), dtype=bool)
+    for i, (y, x) in enumerate(peaks(maps)):
+        if np.isfinite(y):
+            inside[i] = masks[i, int(y * masks.shape[1]), int(x * masks.shape[2])]
+    return inside
+
+
+def rank_correlation(first, second):
+    """Return Spearman's rank correlation of each pair of maps (N, h, w): float (N,), NaN where a map is constant."""
+    from scipy.stats import rankdata
+
+    if np.shape(first) != np.shape(second):
+        raise ValueError(f"maps of shape {np.shape(first)} cannot be compared with maps of shape {np.shape(second)}")
+    a, b = (rankdata(np.reshape(maps, (len(maps), -1)), axis=1) for maps in (first, second))
+    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
+    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
+
+
+def _prepare(model, pixels):
+    return model.get_layer("preprocessing").predict(pixels, batch_size=BATCH, verbose=0)
+
+
+def _layer(base, name):
+    try:
+        return base.get_layer(name)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no layer of the base; its last one is {base.layers[-1].name!r}") from error
+
+
+def _split(model, layer):
+    """Return (lower, upper): from prepared pixels to a layer's output, and from there to the scores before softmax."""
+    import keras
+
+    base, head = model.get_layer("base"), model.get_layer("head")
+    last = head.layers[-1]
+    body = keras.Model(head.inputs, last.input)
+    seam = _layer(base, layer).output if layer else base.output
+    values = keras.Input(seam.shape[1:])
+    try:
+        # A stage's end is the only way through: otherwise Keras finds that the upper part needs the pixels as well.
+        after = keras.Model(seam, base.output)(values, training=False) if layer else values
+    except ValueError as error:
+        raise ValueError(f"a path leads past the layer {layer!r}: name the end of a stage") from error
+    scores = body(after, training=False) @ last.kernel + last.bias  # the softmax is left out
+    return keras.Model(base.input, seam), keras.Model(values, scores)
+
+
+def _gradient(upper, features, classes):
+    """Return the gradient of each image's score for its class by its features, as the features: float (N, h, w, C)."""
+    import keras
+
+    chosen = np.eye(upper.output_shape[-1], dtype="float32")[classes]
+
+    def score(values):
+        return keras.ops.sum(upper(values, training=False) * chosen)
+
+    backends = {"tensorflow": _tensorflow, "jax": _jax}
+    if keras.backend.backend() not in backends:
+        raise NotImplementedError(f"Grad-CAM needs KERAS_BACKEND to be one of: {', '.join(backends)}")
+    return np.asarray(backends[keras.backend.backend()](score, features))
+
+
+def _tensorflow(score, features):
+    import tensorflow
+
+    values = tensorflow.convert_to_tensor(features)
+    with tensorflow.GradientTape() as tape:
+        tape.watch(values)
+        total = score(values)
+    return tape.gradient(total, values)
+
+
+def _jax(score, features):
+    import jax
+
+    return jax.grad(score)(features)

@@ -1,0 +1,78 @@
+"""The lessons run elsewhere too: with other parameters, on the real BUSI, without network; and what they reach is real.
+
+Each lesson itself runs once in these tests, by nbval, which compares the cells tagged nbval-check-output (the
+Makefile's test command collects notebooks/).
+"""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from busilib import batch, data, recipes, runs
+from busilib.data import splits
+
+
+def text(path):
+    """All text that a notebook's cells printed."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_papermill_runs_01_as_anyone_would_type_it(tmp_path, phantom_dir):
+    command = [sys.executable, "-m", "papermill", batch.lessons(["01"])[0], tmp_path / "out.ipynb"]
+    command += ["-p", "DATASET", phantom_dir, "-p", "SEED", "3", "-p", "IMAGE_SIZE", "64"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "(60, 64, 64, 3) uint8 0.7 MB" in text(tmp_path / "out.ipynb")
+
+
+def test_03_runs_with_other_parameters(tmp_path, phantom_dir):
+    given = {"DATASET": str(phantom_dir), "PROTOCOL": "clean", "FOLD": 1, "IMAGE_SIZE": 32, "UNFREEZE": "none"}
+    done = batch.execute(batch.lessons(["03"])[0], tmp_path / "03.ipynb", given | {"RUNS": str(tmp_path / "runs")})
+    assert done.error is None
+    assert "clean, fold 2 of 5" in text(done.output)
+    found = runs.collect(tmp_path / "runs")
+    assert sorted(found["name"]) == ["A-frozen", "A-tuned"]
+    assert set(found["image_size"]) == {32} and set(found["preprocessing"]) == {"own"}
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """The quick runs of lessons 03 and 04: found when the lessons have run in this session, trained now otherwise."""
+    from busilib.learning import models, training
+
+    scans = data.load("phantom", profile="quick", seed=0)
+    found = {}
+    for paper in "AB":
+        split, start = splits.make(paper, "paper", scans, seed=0), None
+        for name in (f"{paper}-frozen", f"{paper}-tuned"):
+            recipe = recipes.get(name, "quick")
+            weights = models.find_weights("auto", recipe.backbone, scans.name, "quick")
+            start = runs.find_or_train(recipe, scans, split, training.train, weights=weights, seed=0, start=start)
+            found[name] = start
+    return found
+
+
+@pytest.mark.parametrize("name", ["A-frozen", "A-tuned", "B-frozen", "B-tuned"])
+def test_quick_training_is_real(quick, name):
+    scores = quick[name].summary("test")
+    assert scores["accuracy_low"] > scores["majority"], runs.metrics.text(scores)
+
+
+@pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
+def test_lesson_runs_on_the_real_busi(number, busi_dir, tmp_path):
+    done = batch.execute(batch.lessons([number])[0], tmp_path / "out.ipynb", {"DATASET": str(busi_dir)})
+    assert done.error is None
+
+
+def test_a_kernel_that_tries_the_network_is_refused(tmp_path):
+    code = "import urllib.request\nurllib.request.urlopen('https://example.org', timeout=5)"
+    cells = [
+        nbformat.v4.new_code_cell("A = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "tries.ipynb")
+    done = batch.execute(tmp_path / "tries.ipynb", tmp_path / "out.ipynb")
+    assert "tests allow connections to this machine only" in done.error
