@@ -37,7 +37,8 @@ style: $(VENV)/installed  ## check the code's style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 constraints: $(VENV)/installed  ## write what is installed now into tests/constraints.txt
-	$(BIN)/python -m pip freeze --exclude-editable > tests/constraints.txt
+	(echo "# What CI installs; written by 'make constraints'. Users install the ranges of pyproject.toml."; \
+	  $(BIN)/python -m pip freeze --exclude-editable) > tests/constraints.txt
 
 clean:  ## remove what make made here (the user's cache stays)
 	rm -rf $(VENV) runs build dist

@@ -408,7 +408,7 @@ def variants(originals, changed, titles, parameters):
         figure,
         f"{rows} rows: an original scan ({', '.join(titles)}) and {columns} variants of it. The variants are turned by "
         f"{low[0]:+.0f}° to {high[0]:+.0f}° and scaled by {low[2:].min():.2f} to {high[2:].max():.2f}, width and "
-        "height each by its own factor; where a corner of the scan is missing, its border pixels are drawn out into streaks.",
+        "height each by its own factor; where a corner of the scan is missing, its border pixels become streaks.",
     )
 
 

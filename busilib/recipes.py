@@ -27,7 +27,8 @@ class Recipe:
     epochs: int
     monitor: str  # the epoch that is kept is the best by this: "val_loss" or "val_accuracy"
     patience: int | None  # early stopping in epochs without a better ``monitor``; None: no early stopping
-    augment: bool  # paper B's Table 1 on training and validation images
+    augment: bool  # paper B's Table 1 on the training images
+    augment_validation: bool  # the same on the validation images
     views: int  # augmented views kept of each image when the base is frozen; epoch e sees view e % views
 
     def as_dict(self):
@@ -55,6 +56,7 @@ _A = {
     "patience": Setting(10, "says", "early stopping on val_loss, 'in this case 10 epochs'"),
     "monitor": Setting("val_loss", "says", "'val_loss which did not improve'"),
     "augment": Setting(False, "chosen", "no augmentation is mentioned"),
+    "augment_validation": Setting(False, "chosen", "no augmentation is mentioned"),
     "views": Setting(1, "chosen", "without augmentation every epoch sees the same images"),
 }
 # What both readings of paper B share.
@@ -69,7 +71,8 @@ _B = {
     "epochs": Setting(10, "says", "'10 epochs with 143 steps per epoch'"),
     "patience": Setting(None, "chosen", "no early stopping is mentioned, and Table 3 has all ten epochs"),
     "monitor": Setting("val_accuracy", "chosen", "the paper says 'the highest accuracy' and names the training one"),
-    "augment": Setting(True, "says", "Table 1; one generator with validation_split, so validation as well"),
+    "augment": Setting(True, "says", "Table 1"),
+    "augment_validation": Setting(True, "says", "Table 1: validation_split in the same generator"),
     "views": Setting(10, "chosen", "one view an epoch: the same as augmenting anew in every epoch"),
 }
 PAPERS = {
@@ -121,14 +124,14 @@ def get(name, profile="quick", protocol="paper", **changes):
     """Return a paper's Recipe.
 
     ``name`` is a key of `PAPERS`. ``profile="quick"`` makes images smaller and epochs fewer. ``protocol="clean"``
-    takes the backbone's own preprocessing. ``changes`` replace single settings; ``None`` leaves a setting as it is.
+    takes the backbone's own preprocessing and leaves the validation images as they are. ``changes`` replace single settings; ``None`` leaves a setting as it is.
     Raises ValueError for a name, profile, protocol, setting or value that does not exist.
     """
     _one_of("recipe", name, PAPERS)
     _one_of("PROTOCOL", protocol, PROTOCOLS)
     values = {key: setting.value for key, setting in PAPERS[name].items()} | profile_values(profile).get(name, {})
     if protocol == "clean":
-        values["preprocessing"] = "own"
+        values |= {"preprocessing": "own", "augment_validation": False}
     changes = {key: value for key, value in changes.items() if value is not None}
     for key in changes:
         _one_of("setting", key, [field.name for field in fields(Recipe)])

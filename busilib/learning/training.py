@@ -35,8 +35,8 @@ def train(recipe, split, *, weights, seed=0, start=None):
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    training = Views(recipe, split.part("train"), frozen, seed, shuffle=True)
-    validation = Views(recipe, split.part("validation"), frozen, seed + 1, shuffle=False)
+    training = Views(recipe, split.part("train"), frozen, seed, augment=recipe.augment, shuffle=True)
+    validation = Views(recipe, split.part("validation"), frozen, seed + 1, augment=recipe.augment_validation)
     history = fit(trained, training, validation, recipe)
     kept = best_epoch(history, recipe.monitor)
     info = {
@@ -90,15 +90,15 @@ class Views(keras.utils.PyDataset):
     once a view, when the view is first needed; with ``frozen=None`` the batches are the pixels.
     """
 
-    def __init__(self, recipe, files, frozen, seed, shuffle):
+    def __init__(self, recipe, files, frozen, seed, *, augment, shuffle=False):
         super().__init__()
-        self.recipe, self.frozen, self.shuffle = recipe, frozen, shuffle
+        self.recipe, self.frozen, self.augment, self.shuffle = recipe, frozen, augment, shuffle
         self.pixels = images.load(files["path"], recipe.image_size)
         self.labels = keras.utils.to_categorical([CLASSES.index(label) for label in files["label"]], len(CLASSES))
         self.affine = RandomAffine(seed=seed)
         self.rng = np.random.default_rng(seed)
         # Pixels that train the whole network are augmented anew in every epoch; features are kept.
-        self.count = recipe.views if recipe.augment and frozen is not None else 1
+        self.count = recipe.views if augment and frozen is not None else 1
         self.kept = {}
         self.order = np.arange(len(self.labels))
         self.begin(0)
@@ -114,9 +114,9 @@ class Views(keras.utils.PyDataset):
         """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
         view = epoch % self.count
         if self.frozen is None:
-            self.now = self._augmented() if self.recipe.augment else self.pixels
+            self.now = self._augmented() if self.augment else self.pixels
         elif view not in self.kept:
-            pixels = self._augmented() if self.recipe.augment else self.pixels
+            pixels = self._augmented() if self.augment else self.pixels
             self.kept[view] = self.frozen.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
         if self.frozen is not None:
             self.now = self.kept[view]

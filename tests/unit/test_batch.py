@@ -109,7 +109,7 @@ def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
     out = folder / "out"
     good, bad = batch.run(out=out, given={"SEED": 4, "RATE": 2})
     assert good.error is None and good.seconds > 0
-    assert bad.error == "cell 4: ValueError: a < b" or bad.error == "cell 3: ValueError: a < b"
+    assert bad.error in ("cell 3: ValueError: a < b", "cell 4: ValueError: a < b")  # papermill adds a cell of its own
     texts = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.ipynb")}
     assert "SEED=4 RATE=2.0" in texts["01_good"] and "before" in texts["02_bad"] and "a < b" in texts["02_bad"]
     page = (out / "index.html").read_text(encoding="utf-8")
