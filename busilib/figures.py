@@ -199,7 +199,7 @@ def confusion(matrices, classes):
     return Picture(figure, f"Confusion matrix, rows true, columns predicted ({order}). " + ". ".join(words) + ".")
 
 
-def scores(table, title="", baseline=None):
+def scores(table, title="", baseline=None, baseline_name="majority class"):
     """Scores with their intervals as points with bars. ``table``: index names; columns score, low, high."""
     figure = Figure(figsize=(6.4, 0.5 * len(table) + 1.2))
     ax = figure.subplots()
@@ -209,14 +209,14 @@ def scores(table, title="", baseline=None):
     if baseline is not None:
         ax.axvline(baseline, color=PAPER, ls="--", lw=1)
         above = ax.get_xaxis_transform()
-        ax.text(baseline, 1.01, "majority class", color=PAPER, fontsize=9, ha="center", va="bottom", transform=above)
+        ax.text(baseline, 1.01, baseline_name, color=PAPER, fontsize=9, ha="center", va="bottom", transform=above)
     ax.set_yticks(places, table.index)
     ax.set(xlabel=title or "score", xlim=(0, 1.02), ylim=(-0.6, len(table) - 0.2))
     ax.spines[["top", "right"]].set_visible(False)
     words = "; ".join(
         f"{i}: {r['score']:.2f}, 95 % interval {r['low']:.2f} to {r['high']:.2f}" for i, r in table.iterrows()
     )
-    ending = f"; the majority class alone gives {baseline:.2f}" if baseline is not None else ""
+    ending = f"; the {baseline_name} alone gives {baseline:.2f}" if baseline is not None else ""
     return Picture(figure, f"Points with intervals. {words}{ending}.")
 
 
@@ -345,7 +345,7 @@ def class_scores(table, measures):
     rows = -(-len(measures) // 2)
     figure = Figure(figsize=(9.6, (1.7 + 0.4 * len(models)) * rows))
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
-    words = []
+    words = {model: [] for model in models}
     for ax, measure in zip(axes, measures, strict=False):
         for i, model in enumerate(models):
             points = table[(table["model"] == model) & (table["measure"] == measure)].set_index("class").loc[classes]
@@ -355,8 +355,8 @@ def class_scores(table, measures):
                 points["score"], places, xerr=bars, fmt="os^D"[i % 4], capsize=3, ms=6,
                 color=(TRAIN, "#D55E00", "#009E73", PAPER)[i % 4], label=model,
             )  # fmt: skip
-            found = points["score"].dropna()
-            words.append(f"{measure}, {model}: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
+            values = ", ".join("none" if np.isnan(value) else f"{value:.2f}" for value in points["score"])
+            words[model].append(f"{measure} {values}")
         ax.set_yticks(np.arange(len(classes)), classes)
         ax.set(title=measure, xlim=(-0.02, 1.04), ylim=(len(classes) - 0.4, -0.6))
         ax.spines[["top", "right"]].set_visible(False)
@@ -364,7 +364,8 @@ def class_scores(table, measures):
         ax.axis("off")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(models), frameon=False)
-    return Picture(figure, "Points with 95 % intervals for each class. " + "; ".join(words) + ".")
+    text = ". ".join(f"{model}: {'; '.join(values)}" for model, values in words.items())
+    return Picture(figure, f"Points with 95 % intervals for each class, in the order {', '.join(classes)}. {text}.")
 
 
 def mistakes(table, images, masks):
@@ -461,11 +462,10 @@ def by_class(table, column, label, zero=""):
     figure = Figure(figsize=(6.4, 2.6))
     ax = figure.subplots()
     words, rng = [], np.random.default_rng(0)
-    names = [name for name in COLOURS if (table["label"] == name).any()]
+    kept = table.dropna(subset=[column])
+    names = [name for name in COLOURS if (kept["label"] == name).any()]
     for i, name in enumerate(names):
-        values = table.loc[table["label"] == name, column].dropna().to_numpy()
-        if not len(values):
-            continue
+        values = kept.loc[kept["label"] == name, column].to_numpy()
         middle = np.median(values)
         ax.scatter(values, -i + rng.uniform(-0.18, 0.18, len(values)), s=12, alpha=0.5, color=COLOURS[name], lw=0)
         ax.plot([middle, middle], [-i - 0.3, -i + 0.3], color="black", lw=2)
@@ -479,12 +479,13 @@ def by_class(table, column, label, zero=""):
     return Picture(figure, f"Points by class: {label}. {'; '.join(words)}.")
 
 
-def filters(grids, columns=16):
+def filters(grids, columns=22):
     """The filters of a first convolution as small colour images. ``grids``: dict title → (h, w, 3, n), any range.
 
     Each filter is scaled on its own: its lowest weight is black, its highest white, so only its pattern shows.
     """
-    figure = Figure(figsize=(0.55 * columns, 0.62 * sum(-(-g.shape[3] // columns) + 0.5 for g in grids.values())))
+    lines = sum(-(-weights.shape[3] // columns) + 0.7 for weights in grids.values())
+    figure = Figure(figsize=(0.4 * columns, 0.42 * lines))
     axes = figure.subplots(len(grids), 1, squeeze=False).ravel()
     first = next(iter(grids.values()))
     words = []
@@ -499,36 +500,39 @@ def filters(grids, columns=16):
         ax.imshow(mosaic, interpolation="nearest")
         ax.set_title(title, fontsize=10, loc="left")
         ax.axis("off")
-        words.append(f"{title}: {n} filters of {height} × {width}, differing from the first by at most "
-                     f"{np.abs(weights - first).max():.2g}")  # fmt: skip
+        words.append(f"{title}, {n} filters of {height} × {width}: at most {np.abs(weights - first).max():.2g} "
+                     "away from the first grid")  # fmt: skip
     figure.tight_layout()
     return Picture(figure, f"Filters as small colour images. {'; '.join(words)}.")
 
 
 def feature_maps(image, maps):
-    """A scan, and below it a row of feature maps a layer. ``image``: uint8 (h, w, 3).
+    """A row a layer: the scan with the layer's grid of places over it, then feature maps.
 
-    ``maps``: dict layer → (h, w, k), one layer with the same k as the next; each map is scaled on its own.
+    ``image``: uint8 (h, w, 3). ``maps``: dict layer → (a, b, k), k the same for all; each map is scaled on its own.
     """
     columns = next(iter(maps.values())).shape[-1]
-    figure = Figure(figsize=(1.45 * (columns + 1), 1.5 * len(maps)))
+    figure = Figure(figsize=(1.35 * (columns + 1), 1.6 * len(maps)))
     axes = figure.subplots(len(maps), columns + 1, squeeze=False)
     words = []
-    for number, (line, (name, values)) in enumerate(zip(axes, maps.items(), strict=True)):
+    for line, (name, values) in zip(axes, maps.items(), strict=True):
+        height, width, _ = values.shape
+        line[0].imshow(image, extent=(0, width, height, 0))
+        if height <= 16:
+            line[0].hlines(np.arange(1, height), 0, width, color="white", lw=0.6)
+            line[0].vlines(np.arange(1, width), 0, height, color="white", lw=0.6)
+        line[0].set_title(f"{name}: {height} × {width}", fontsize=9, loc="left")
+        for ax, k in zip(line[1:], range(columns), strict=True):
+            ax.imshow(values[..., k], cmap="gray", interpolation="nearest")
         for ax in line:
             ax.axis("off")
-        if not number:
-            line[0].imshow(image)
-        height, width, _ = values.shape
-        line[0].set_title(f"{name}\n{height} × {width}", fontsize=9, y=-0.3 if not number else 0.3)
-        for ax, k in zip(line[1:], range(columns), strict=True):
-            ax.imshow(values[..., k], cmap="magma", interpolation="nearest")
         words.append(f"{name}: {height} × {width} places, {np.mean(values == 0):.0%} of the values are zero")
     figure.tight_layout()
     return Picture(
-        figure, f"A scan and {columns} feature maps of each of {len(maps)} layers, from the first down. "
-        f"{'; '.join(words)}. The maps get coarser with depth."
-    )  # fmt: skip
+        figure,
+        f"{len(maps)} rows, a layer each, from the first down: the scan with the layer's places as a grid (drawn from "
+        f"16 × 16 on), then {columns} feature maps. {'; '.join(words)}.",
+    )
 
 
 def heat(images, maps, masks, places, titles, columns=4):
@@ -546,8 +550,10 @@ def heat(images, maps, masks, places, titles, columns=4):
     for ax, image, values, mask, (y, x), title in zip(axes, images, maps, masks, places, titles, strict=False):
         height, width = mask.shape
         ax.imshow(image, extent=(0, width, height, 0))
-        ax.imshow(values, cmap="inferno", alpha=0.45, vmin=0, vmax=1, interpolation="bilinear",
-                  extent=(0, width, height, 0))  # fmt: skip
+        # One colour, the denser the stronger: where the map is 0 the scan stays as it is.
+        dense = np.asarray(Image.fromarray(np.asarray(values, "float32")).resize((width, height), 2))
+        colour = np.broadcast_to(np.array([0.90, 0.62, 0.0]), (*dense.shape, 3))
+        ax.imshow(np.dstack([colour, 0.65 * np.clip(dense, 0, 1)]), extent=(0, width, height, 0))
         if mask.any():
             ax.contour(np.arange(width) + 0.5, np.arange(height) + 0.5, mask, levels=[0.5], colors=["#56B4E9"])
         if np.isfinite(y):
@@ -557,8 +563,8 @@ def heat(images, maps, masks, places, titles, columns=4):
     figure.tight_layout()
     return Picture(
         figure,
-        f"Grad-CAM over {len(images)} scans: the brighter, the more a place speaks for the class named above the scan. "
-        f"The outline is the lesion, the cross the map's peak: it lies inside in {hits} of {len(images)}.",
+        f"{len(images)} maps of Grad-CAM, each over its scan: the more orange, the more a place speaks for the class. "
+        f"The blue outline is the lesion, the cross the map's peak: it lies inside in {hits} of {len(images)}.",
     )
 
 

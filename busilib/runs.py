@@ -26,6 +26,19 @@ from busilib.recipes import CLASSES
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
+def _code():
+    """Hash the code that a result depends on, so that a run of an older version is not taken for today's."""
+    root = Path(busilib.__file__).parent
+    digest = hashlib.sha256()
+    for file in [*sorted((root / "learning").glob("*.py")), root / "data" / "images.py"]:
+        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+# Read once, when the process starts: what runs is the code of then, whatever is edited meanwhile.
+CODE = _code()
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training function hands over: a model, the epochs, the predictions and what else is worth knowing.
@@ -194,7 +207,7 @@ def _key(recipe, scans, split, weights, seed, start):
         "declared": split.declared,
         "backend": _backend(),
         "start": start.info["key"] if start else None,
-        "code": _code(),
+        "code": CODE,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -220,15 +233,6 @@ def _info(recipe, scans, split, weights, seed, start, key):
         | {"python": platform.python_version(), "busi-notebooks": busilib.__version__},
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _code():
-    """Hash the code that a result depends on, so that a run of an older version is not taken for today's."""
-    root = Path(busilib.__file__).parent
-    digest = hashlib.sha256()
-    for file in [*sorted((root / "learning").glob("*.py")), root / "data" / "images.py"]:
-        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()
 
 
 def _backend():

@@ -21,18 +21,21 @@ class Backbone:
     """What must be known of a network of keras.applications beyond its name."""
 
     preprocessing: str  # "caffe": BGR minus the ImageNet means; "tf": [-1, 1]
-    last_stage: str  # the layer whose output enters the last stage, the one that "A-tuned" and "B-tuned" train
+    last_stage: str  # the layer whose output enters the last stage, which unfreeze="last" trains
+    last_block: str  # the layer whose output enters the last block of that stage, which unfreeze="block" trains
     smallest: int  # pixels a side below which the network cannot be built
     file: str  # what keras.applications calls its ImageNet file without the top, in Keras' own cache
 
 
 BACKBONES = {
-    "ResNet50": Backbone("caffe", "conv4_block6_out", 32, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    "ResNet50": Backbone(
+        "caffe", "conv4_block6_out", "conv5_block2_out", 32, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    ),
     "InceptionResNetV2": Backbone(
-        "tf", "mixed_7a", 75, "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        "tf", "mixed_7a", "block8_9_ac", 75, "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
     ),
     "MobileNetV2": Backbone(
-        "tf", "block_12_add", 32, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+        "tf", "block_12_add", "block_15_add", 32, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
     ),
 }
 
@@ -167,7 +170,8 @@ def parts(model, recipe):
     prepare = model.get_layer("preprocessing")
     if recipe.unfreeze == "none":
         return keras.Model(prepare.input, base(prepare.output)), keras.Model(top.input, top.output, name="head_alone")
-    seam = base.get_layer(BACKBONES[recipe.backbone].last_stage).output
+    known = BACKBONES[recipe.backbone]
+    seam = base.get_layer(known.last_block if recipe.unfreeze == "block" else known.last_stage).output
     lower, upper = keras.Model(base.input, seam, name="lower"), keras.Model(seam, base.output, name="last_stage")
     features = keras.Input(seam.shape[1:], name="seam")
     trained = keras.Model(features, top(upper(features)), name="last_stage_and_head")

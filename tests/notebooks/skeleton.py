@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FIRST = ("DATASET", "PROTOCOL", "PROFILE", "WEIGHTS", "SEED", "RUNS")
+PURPOSE = "For teaching and research, not for diagnosis."
 EXACT = {"01": 5, "07": 5}  # cells whose output is compared; 2 in every other lesson
 
 
@@ -31,7 +32,7 @@ def check_title(notebook, name):
         "a title '# NN · …' with its own number": rf"^# {name[:2]} · \S",
         "the heading **You will be able to**": r"\*\*You will be able to\*\*",
         "the minutes: 'Reading: N minutes. Running: N minute(s) …'": r"Reading: \d+ minutes?\. Running: \d+ minutes? ",
-        "the sentence 'For teaching and research, not for diagnosis.'": r"For teaching and research, not for diagnosis\.",
+        f"the sentence {PURPOSE!r}": re.escape(PURPOSE),
     }
     complaints = [
         f"cell 1 lacks {what}" for what, pattern in wanted.items() if not re.search(pattern, cell.source, re.MULTILINE)

@@ -82,7 +82,11 @@ def test_the_heads_are_the_papers():
 @pytest.mark.parametrize(("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("MobileNetV2", 64)])
 def test_the_last_stage_and_the_file_name_are_kerass(name, size, monkeypatch):
     network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
-    assert 0.1 < network.layers.index(network.get_layer(BACKBONES[name].last_stage)) / len(network.layers) < 1
+    stage, block = (
+        network.layers.index(network.get_layer(seam))
+        for seam in (BACKBONES[name].last_stage, BACKBONES[name].last_block)
+    )
+    assert 0.1 < stage / len(network.layers) < block / len(network.layers) < 1
 
 
 @pytest.mark.parametrize("unfreeze", ["none", "last", "all"])
@@ -109,6 +113,9 @@ def test_the_parts_of_a_real_network(mobile):
     np.testing.assert_allclose(trained(frozen(PIXELS)), model(PIXELS), atol=1e-5)
     layers = {layer.name for layer in trained.get_layer("last_stage").layers}
     assert "block_13_expand" in layers and "block_12_project" not in layers
+    _, trained = models.parts(models.build(own, NONE), recipe("MobileNetV2", unfreeze="block"))
+    layers = {layer.name for layer in trained.get_layer("last_stage").layers}
+    assert "block_16_expand" in layers and "block_15_project" not in layers
 
 
 @pytest.mark.parametrize("unfreeze", ["last", "all"])

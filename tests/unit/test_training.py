@@ -43,7 +43,7 @@ class Brightness:
 
 def test_epoch_e_sees_view_e(split_b, tiny):
     own, frozen = recipe("B-frozen", views=3), Brightness()
-    views = training.Views(own, split_b.part("train"), frozen, seed=0, shuffle=False)
+    views = training.Views(own, split_b.part("train"), frozen, seed=0, augment=True)
     seen = []
     for epoch in range(7):
         views.begin(epoch)
@@ -71,7 +71,7 @@ def test_fit_shows_the_views_in_turn_to_training_and_validation(split_b, tiny, m
 
 def test_every_image_is_in_every_epoch_once_with_its_own_label(split_a, tiny):
     files = split_a.part("train")
-    views = training.Views(recipe(), files, None, seed=0, shuffle=True)
+    views = training.Views(recipe(), files, None, seed=0, augment=False, shuffle=True)
     orders = []
     for epoch in range(2):
         views.begin(epoch)
@@ -84,17 +84,17 @@ def test_every_image_is_in_every_epoch_once_with_its_own_label(split_a, tiny):
         wrong = [i for i, k in enumerate(where) if files["label"][k] != recipes.CLASSES[labels[i]]]
         assert len(wrong) <= 1 and len(set(where)) >= len(files) - 1
     assert (orders[0] != orders[1]).any(), "the order is drawn anew"
-    same = training.Views(recipe(), files, None, seed=0, shuffle=True)
+    same = training.Views(recipe(), files, None, seed=0, augment=False, shuffle=True)
     same.begin(1)
     assert (same.order != np.arange(len(files))).any()
 
 
 def test_without_a_frozen_part_pixels_are_augmented_anew(split_b, tiny):
-    views = training.Views(recipe("B-frozen"), split_b.part("validation"), None, seed=0, shuffle=False)
+    views = training.Views(recipe("B-frozen"), split_b.part("validation"), None, seed=0, augment=True)
     first = views[0][0].copy()
     views.begin(1)
     assert first.dtype == np.uint8 and (views[0][0] != first).any()
-    plain = training.Views(recipe(), split_b.part("validation"), None, seed=0, shuffle=False)
+    plain = training.Views(recipe(), split_b.part("validation"), None, seed=0, augment=False)
     assert (plain[0][0] == plain.pixels[: len(plain[0][0])]).all()
 
 
