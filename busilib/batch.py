@@ -200,14 +200,28 @@ def refresh(names=()):
     return executions
 
 
+def address():
+    """Return the repository's public address: [project.urls] in pyproject.toml is the only place that names it."""
+    from importlib.metadata import metadata
+
+    links = dict(link.split(", ", 1) for link in metadata("busi-notebooks").get_all("Project-URL"))
+    return links["Repository"]
+
+
 def tidy(notebook):
-    """Make a notebook independent of the machine and the moment that executed it; badges get the public address."""
+    """Make a notebook independent of the machine and the moment that executed it.
+
+    Its badge and its set-up cell get the public address.
+    """
+    linked = re.compile(r"(colab\.research\.google\.com/github|git\+https://github\.com)/[\w.-]+/[\w.-]+")
+    home = address().removeprefix("https://github.com/")
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
+        cell.source = linked.sub(rf"\1/{home}", cell.source)
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
     return notebook

@@ -88,7 +88,7 @@ def scans(images, titles, masks=None, columns=3, description=""):
     ``images``: sequence of arrays (h, w) or (h, w, 3), uint8. ``titles``: one a scan. ``masks``: boolean arrays
     (h, w) of the same size, or None for a scan without lesion.
     """
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     lines = max((title.count("\n") for title in titles), default=0)
     figure = Figure(figsize=(2.7 * columns, (2.5 + 0.2 * lines) * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -436,7 +436,7 @@ def resamplings(images, sharpness):
 def verdicts(images, titles, allowed):
     """Changed scans, framed by whether an ultrasound image allows the change. ``allowed``: one bool an image."""
     columns = min(4, len(images))
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(2.3 * columns, 2.8 * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(images) :]:
@@ -541,7 +541,7 @@ def heat(images, maps, masks, places, titles, columns=4):
     ``images``: uint8 (N, h, w, 3). ``maps``: (N, a, b) in [0, 1]. ``masks``: bool (N, h, w). ``places``: (N, 2), the
     peaks as fractions of height and width, NaN for none. ``titles``: one a scan.
     """
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(2.3 * columns, 2.55 * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     hits = 0

@@ -156,3 +156,14 @@ def test_tidy_leaves_nothing_of_the_machine(lesson):
     assert [dict(cell.metadata) for cell in tidy.cells] == [{}, {"tags": ["parameters"]}]
     assert [cell.id for cell in tidy.cells] == ["cell-01", "cell-02"]
     nbformat.validate(tidy)
+
+
+def test_tidy_writes_the_public_address_into_badge_and_set_up_cell():
+    badge = "https://colab.research.google.com/github/someone/fork/blob/main/notebooks/01_data_preparation.ipynb"
+    setup = '%pip install -q "busi-notebooks @ git+https://github.com/someone/fork"'
+    other = "https://github.com/fchollet/deep-learning-with-python-notebooks"
+    cells = [nbformat.v4.new_markdown_cell(f"{badge} {other}"), nbformat.v4.new_code_cell(setup)]
+    tidy = batch.tidy(nbformat.v4.new_notebook(cells=cells))
+    home = batch.address().removeprefix("https://github.com/")
+    assert tidy.cells[0].source == f"{badge.replace('someone/fork', home)} {other}"
+    assert tidy.cells[1].source == setup.replace("someone/fork", home)
