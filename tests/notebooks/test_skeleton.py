@@ -47,7 +47,7 @@ def no_title(notebook):
 
 
 def foreign_address(notebook):
-    notebook.cells[3].source += "\nhttps://github.com/somebody/busi-notebooks"
+    notebook.cells[2].source += "\nhttps://github.com/somebody/busi-notebooks"
 
 
 def no_setup(notebook):

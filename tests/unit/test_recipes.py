@@ -50,9 +50,10 @@ def test_later_phases_fit_on_the_first():
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_clean_takes_the_networks_own_preprocessing_and_changes_nothing_else(name):
+def test_clean_takes_the_networks_own_preprocessing_and_leaves_validation_alone(name):
     paper, clean = recipes.get(name).as_dict(), recipes.get(name, protocol="clean").as_dict()
     assert clean.pop("preprocessing") == "own" and paper.pop("preprocessing") == "rescale"
+    assert clean.pop("augment_validation") is False and paper.pop("augment_validation") == name.startswith("B")
     assert clean == paper
     assert recipes.get(name, protocol="clean", preprocessing="rescale").preprocessing == "rescale"
 
@@ -70,7 +71,7 @@ def test_changes_replace_and_none_leaves():
         ({"protocol": "dirty"}, "PROTOCOL 'dirty' does not exist; choose one of: paper, clean"),
         ({"learning": 1}, "setting 'learning' does not exist; choose one of: name, backbone"),
         ({"preprocessing": "none"}, "preprocessing 'none' does not exist; choose one of: rescale, own"),
-        ({"unfreeze": "first"}, "unfreeze 'first' does not exist; choose one of: none, last, all"),
+        ({"unfreeze": "first"}, "unfreeze 'first' does not exist; choose one of: none, block, last, all"),
         ({"monitor": "loss"}, "monitor 'loss' does not exist; choose one of: val_loss, val_accuracy"),
         ({"image_size": 31}, "image_size must be 32 or more"),
         ({"epochs": 0}, "epochs 1 or more"),
