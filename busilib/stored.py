@@ -41,6 +41,23 @@ def history(result):
     return pd.DataFrame(result["history"])
 
 
+def markdown():
+    """Return all stored results as the table of the README: one line a run, accuracy with its 95 % interval."""
+    lines = [
+        "| run | test files | accuracy [95 %] | macro F1 [95 %] | majority | weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names():
+        result = load(name)
+        s = result["parts"]["test"]["summary"]
+        lines.append(
+            f"| {name} | {s['n']} | {s['accuracy']:.3f} [{s['accuracy_low']:.3f}, {s['accuracy_high']:.3f}] "
+            f"| {s['macro_f1']:.3f} [{s['macro_f1_low']:.3f}, {s['macro_f1_high']:.3f}] | {s['majority']:.3f} "
+            f"| {result['weights']['kind']} |"
+        )
+    return "\n".join(lines)
+
+
 def digest(run):
     """Return what is stored of a run: run.json, the epochs, and for each part the scores and the confusion matrix."""
     parts = {}

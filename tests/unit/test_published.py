@@ -1,5 +1,7 @@
 """The printed numbers agree with what can be computed from them; stored results are complete and say on what."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,11 @@ def test_stored_result_is_complete(name):
 
 def test_there_are_stored_results():
     assert {"A-frozen-paper", "A-tuned-paper"} <= set(stored.names())
+
+
+def test_the_readme_shows_the_stored_results():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert stored.markdown() in readme, "copy what stored.markdown() gives into the README, under Measured"
 
 
 def test_an_unknown_result_is_refused_with_the_names_there_are():
