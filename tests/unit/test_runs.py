@@ -143,7 +143,7 @@ def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run
     ):
         with pytest.raises(Asked):
             runs.find_or_train(train=asked, **given | changed)
-    monkeypatch.setattr(runs, "_code", lambda: "other code")
+    monkeypatch.setattr(runs, "CODE", "other code")
     with pytest.raises(Asked):
         runs.find_or_train(train=asked, **given)
 
