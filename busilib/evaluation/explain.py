@@ -6,6 +6,8 @@ unscaled output, so the model is split at a layer of the base: Keras cannot diff
 
 import numpy as np
 
+from busilib.errors import BusiError
+
 BATCH = 32
 
 
@@ -138,7 +140,7 @@ def _gradient(upper, features, classes):
 
     backends = {"tensorflow": _tensorflow, "jax": _jax}
     if keras.backend.backend() not in backends:
-        raise NotImplementedError(f"Grad-CAM needs KERAS_BACKEND to be one of: {', '.join(backends)}")
+        raise BusiError(f"Grad-CAM needs KERAS_BACKEND to be one of: {', '.join(backends)}")
     return np.asarray(backends[keras.backend.backend()](score, features))
 
 
