@@ -6,7 +6,7 @@ prediction in its columns, (K, K), counts. Scores are fractions in [0, 1].
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy import stats
 
 
 def confusion_matrix(truth, predicted, classes=3):
@@ -34,7 +34,7 @@ def wilson(right, total, level=0.95):
         raise ValueError(f"{right} right of {total}: impossible")
     if total == 0:
         return float("nan"), float("nan")
-    z = norm.ppf(0.5 + level / 2)
+    z = stats.norm.ppf(0.5 + level / 2)
     share = right / total
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -125,12 +125,135 @@ def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
     return float(low), float(high)
 
 
+def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
+    """Return the percentile interval (low, high) of ``score(*arrays)``, resampling whole groups of rows.
+
+    Near-identical scans are not independent: an interval that draws images one by one is too narrow. Here a draw takes
+    as many groups as there are, with replacement, and each group with all its rows. ``groups`` (N,) names the group of
+    each row; ``arrays`` have N rows each. A paired difference is one more score:
+    ``lambda truth, a, b: np.mean(b == truth) - np.mean(a == truth)``. A draw whose score cannot be computed (a class
+    is missing from it) must give NaN, and is left out. Source: Davison & Hinkley, Bootstrap Methods (1997), 3.8.
+    Raises ValueError when the lengths differ, or when fewer than half of the draws have a score.
+    """
+    arrays = [np.asarray(array) for array in arrays]
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if any(len(array) != len(codes) for array in arrays):
+        raise ValueError(f"{len(codes)} groups but arrays of {', '.join(str(len(a)) for a in arrays)} rows")
+    rows = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        drawn = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+        values.append(score(*(array[drawn] for array in arrays)))
+    values = np.array(values, dtype=float)
+    known = values[np.isfinite(values)]
+    if len(known) < draws / 2:
+        raise ValueError(f"only {len(known)} of {draws} draws have a score: there are too few groups of some class")
+    low, high = np.quantile(known, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def mean_interval(values, level=0.95):
+    """Return (mean, low, high) of repeated measurements (n,), for instance one a seed, by Student's t.
+
+    Of paired differences it is the paired t interval. With one value the interval is unknown: NaN.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size == 0:
+        raise ValueError("there are no values to take the mean of")
+    mean = float(values.mean())
+    if values.size == 1:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + level / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    return mean, mean - float(half), mean + float(half)
+
+
+def mcnemar(truth, first, second):
+    """Compare two models on the same images: return a dict with only_first, only_second (counts) and p.
+
+    Only images that one model has right and the other wrong say anything. p is the exact two-sided binomial value.
+    Source: Q. McNemar, Psychometrika 12 (1947) 153.
+    """
+    truth, first, second = map(np.asarray, (truth, first, second))
+    only_first = int(((first == truth) & (second != truth)).sum())
+    only_second = int(((first != truth) & (second == truth)).sum())
+    return {"only_first": only_first, "only_second": only_second, "p": _sign_test(only_first, only_second)}
+
+
+def mcnemar_bounds(right_first, right_second, total):
+    """Return the smallest and the largest p that McNemar's exact test can give when only the scores are known.
+
+    The images that just one model has right are unknown; only the difference of their numbers is. p is smallest when
+    the better model has all that the other has right, largest when they share as few as the counts allow.
+    """
+    if not (0 <= right_first <= total and 0 <= right_second <= total):
+        raise ValueError(f"{right_first} and {right_second} right of {total}: impossible")
+    gain = abs(right_second - right_first)
+    most = min(right_first, right_second, total - max(right_first, right_second))
+    return _sign_test(0, gain), _sign_test(most, most + gain)
+
+
+def calibration(truth, probabilities, bins=10):
+    """Return one row a bin of confidence: n, confidence (mean), accuracy, low, high (Wilson); empty bins are left out.
+
+    ``truth`` (N,) class numbers; ``probabilities`` (N, K). The confidence is the highest probability of a row; bins are
+    of equal width. A well-calibrated model is right on 70 % of the images on which its confidence is 0.7.
+    """
+    truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = []
+    for k in np.unique(which):
+        here = which == k
+        low, high = wilson(int(right[here].sum()), int(here.sum()))
+        rows.append((int(here.sum()), confidence[here].mean(), right[here].mean(), low, high))
+    return pd.DataFrame(rows, columns=["n", "confidence", "accuracy", "low", "high"])
+
+
+def calibration_error(truth, probabilities, bins=10):
+    """Return the expected calibration error: the gap between confidence and accuracy, averaged over the images.
+
+    Source: Naeini, Cooper & Hauskrecht, AAAI 2015. 0 is perfect; it says nothing about the accuracy itself.
+    """
+    table = calibration(truth, probabilities, bins)
+    return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
+
+
+def operating_point(positive, probability, sensitivity=0.95):
+    """Return the highest threshold that reaches a sensitivity: a dict of threshold, sensitivity and specificity.
+
+    ``positive`` bool (N,), ``probability`` (N,) of the positive class; called positive is what is at or above the
+    threshold. Chosen on one part it must be judged on another: see `at_threshold`.
+    Raises ValueError when there are no positives or no negatives.
+    """
+    positive, probability = np.asarray(positive, dtype=bool), np.asarray(probability, dtype=float)
+    needed = int(np.ceil(sensitivity * positive.sum() - 1e-9))
+    if not 0 < positive.sum() < len(positive) or not 0 < sensitivity <= 1:
+        raise ValueError("an operating point needs positives, negatives and a sensitivity above 0")
+    threshold = float(np.sort(probability[positive])[::-1][needed - 1])
+    return {"threshold": threshold} | at_threshold(positive, probability, threshold)
+
+
+def at_threshold(positive, probability, threshold):
+    """Return sensitivity and specificity (dict) when all at or above ``threshold`` are called positive."""
+    positive, called = np.asarray(positive, dtype=bool), np.asarray(probability) >= threshold
+    return {
+        "sensitivity": _ratio(int((called & positive).sum()), int(positive.sum())),
+        "specificity": _ratio(int((~called & ~positive).sum()), int((~positive).sum())),
+    }
+
+
 def text(summary):
     """Return a summary's accuracy as one line: "0.84 [0.71, 0.92], n = 45; majority class 0.56"."""
     return (
         f"{summary['accuracy']:.2f} [{summary['accuracy_low']:.2f}, {summary['accuracy_high']:.2f}], "
         f"n = {summary['n']}; majority class {summary['majority']:.2f}"
     )
+
+
+def _sign_test(fewer, more):
+    total = fewer + more
+    return float(stats.binomtest(fewer, total, 0.5).pvalue) if total else 1.0
 
 
 def _macro_f1(matrix):

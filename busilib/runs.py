@@ -227,6 +227,12 @@ def _info(recipe, scans, split, weights, seed, start, key):
         "declared": list(split.declared),
         "overlaps": split.overlaps,
         "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
+    } | environment()
+
+
+def environment():
+    """Return on what this process computes: a dict of backend, device, versions (name → version) and date."""
+    return {
         "backend": _backend(),
         "device": _device(),
         "versions": {name: _version(name) for name in ("keras", "tensorflow", "jax", "numpy", "scikit-learn")}

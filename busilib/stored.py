@@ -1,6 +1,7 @@
 """What was measured on the real BUSI at full profile: kept in the package as JSON, no picture and no path in it.
 
-A finished run is taken in by ``python -m busilib.stored NAME RUN_FOLDER``, from a checkout.
+results/NAME.json is one run: ``python -m busilib.stored NAME RUN_FOLDER`` takes in a finished one, from a checkout.
+results/tables/NAME.json is a study over many runs: ``about`` says on what it was measured, ``rows`` is its table.
 """
 
 import json
@@ -26,6 +27,42 @@ def load(name):
 def names():
     """Return the names of all stored results, sorted."""
     return sorted(file.name[:-5] for file in (files("busilib") / "results").iterdir() if file.name.endswith(".json"))
+
+
+def tables():
+    """Return the names of all stored tables, sorted."""
+    folder = files("busilib") / "results" / "tables"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json")) if folder.is_dir() else []
+
+
+def table(name):
+    """Return the rows of a stored table as a DataFrame; raise RunError when it does not exist."""
+    return pd.DataFrame(_table(name)["rows"])
+
+
+def about(name):
+    """Return on what a stored table was measured: a dict of data, weights, seeds, device, date and versions."""
+    return _table(name)["about"]
+
+
+def _table(name):
+    file = files("busilib") / "results" / "tables" / f"{name}.json"
+    if not file.is_file():
+        raise RunError(f"There is no stored table {name!r}; there are: {', '.join(tables()) or 'none yet'}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_table(name, rows, about):
+    """Store a study's table (DataFrame) in the checkout's busilib/results/tables; return the file.
+
+    ``about`` (dict) says on what it was measured: data, weights, seeds, script. Device, versions and date are added.
+    """
+    target = files("busilib") / "results" / "tables" / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
+    content = {"about": about | runs.environment(), "rows": json.loads(rows.to_json(orient="records"))}
+    with write_file(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return target
 
 
 def sentence(result):
