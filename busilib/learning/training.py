@@ -1,6 +1,7 @@
 """Training: from a recipe and a split to a trained model and its predictions.
 
-What is frozen gives the same output in every epoch, so it is computed once and only the rest is trained on it.
+What is frozen gives the same output in every epoch, so it is computed once (see `features`) and only the rest is
+trained on it.
 """
 
 import keras
@@ -8,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from busilib.data import images
-from busilib.learning import models
+from busilib.learning import features, models
 from busilib.learning.augmentation import RandomAffine
+from busilib.learning.features import PREDICT_BATCH
 from busilib.progress import shown
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES, Trained
-
-PREDICT_BATCH = 64
 
 
 def train(recipe, split, *, weights, seed=0, start=None):
@@ -86,8 +86,9 @@ def best_epoch(history, monitor):
 class Views(keras.utils.PyDataset):
     """Batches of (features, one-hot labels) of one part; after `begin`, epoch e sees view e % views.
 
-    Without augmentation there is one view: the images as they are. ``frozen`` turns uint8 pixels into features,
-    once a view, when the view is first needed; with ``frozen=None`` the batches are the pixels.
+    Without augmentation there is one view, the images as they are, whose features are kept on disk. ``frozen`` turns
+    uint8 pixels into features, once a view, when the view is first needed; with ``frozen=None`` the batches are the
+    pixels.
     """
 
     def __init__(self, recipe, files, frozen, seed, *, augment, shuffle=False):
@@ -115,9 +116,10 @@ class Views(keras.utils.PyDataset):
         view = epoch % self.count
         if self.frozen is None:
             self.now = self._augmented() if self.augment else self.pixels
+        elif view not in self.kept and self.augment:
+            self.kept[view] = self.frozen.predict(self._augmented(), batch_size=PREDICT_BATCH, verbose=0)
         elif view not in self.kept:
-            pixels = self._augmented() if self.augment else self.pixels
-            self.kept[view] = self.frozen.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+            self.kept[view] = features.load(self.frozen, self.pixels)
         if self.frozen is not None:
             self.now = self.kept[view]
         if self.shuffle:
@@ -136,8 +138,7 @@ def predict(frozen, trained, split, size):
     """
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
     values = images.load(split.table["path"], size)
-    for part in (frozen, trained):
-        if part is not None:
-            values = part.predict(values, batch_size=PREDICT_BATCH, verbose=0)
-    table[PROBABILITIES] = values.round(6)
+    if frozen is not None:
+        values = features.load(frozen, values)
+    table[PROBABILITIES] = trained.predict(values, batch_size=PREDICT_BATCH, verbose=0).round(6)
     return table
