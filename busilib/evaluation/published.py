@@ -1,8 +1,11 @@
-"""The numbers that the two papers print, as data.
+"""The numbers that the two papers print, as data; and the arithmetic that turns a printed number into evidence.
 
 A = Ningsih & Alamsyah 2023. B = Nikmah et al. 2024, doi 10.52465/joiser.v2i2.439. Matrices: rows true, columns
 predicted, in the order benign, malignant, normal.
 """
+
+import itertools
+from fractions import Fraction
 
 import pandas as pd
 
@@ -32,3 +35,114 @@ B_TEST_ACCURACY = 90.0  # per cent, as the text rounds it
 B_CONFUSION = [[87, 2, 0], [8, 34, 0], [6, 0, 20]]  # Figure 6 as its text describes its 16 errors, of 89 / 42 / 26
 # Paper B, Table 1: what its ImageDataGenerator was given.
 B_AUGMENTATION = {"rotation_range": 20, "zoom_range": 0.2, "shear_range": 0.2, "fill_mode": "nearest"}
+
+# The systems that both papers compare themselves with: A's Table 3 and introduction, B's section on related work. The
+# accuracy is the printed one, in per cent; ``data`` is what the cited work measured it on.
+COMPARISON = pd.DataFrame(
+    [
+        ("A", "convolutional capsule network", 87.0, "Iesmantas & Alzbutas 2018, arXiv 1804.08376",
+         "histology (microscope images), 4 classes", False),
+        ("A", "random forest", 92.40, "Jackins et al. 2021, doi 10.1007/s11227-020-03481-x",
+         "tabular clinical records", False),
+        ("A", "BCDNet", 93.97, "Lu, Wang & Zhang 2023, doi 10.1016/j.irbm.2023.100774", "breast ultrasound", True),
+        ("A", "SVM on ResNet50 features", 94.7, "Ismael & Sengur 2021, doi 10.1016/j.eswa.2020.114054",
+         "chest X-ray, COVID-19", False),
+        ("B", "LeNet-like CNN", 87.07, "Zeimarani et al. 2020, IEEE Access 8:133349",
+         "breast ultrasound, 641 lesions, 5-fold", True),
+        ("B", "ENAS-style cells", 88.1, "Ahmed et al. 2020, arXiv 2005.13695", "breast ultrasound, other scans", True),
+        ("B", "Gaussian-dropout stacked ensemble", 92.15, "Karthik et al. 2022, doi 10.1016/j.irbm.2021.10.002",
+         "breast ultrasound, 3 classes", True),
+        ("B", "Inception-ResNet-v2, plain head", 82.93, "Badawy et al. 2021, ITC-Egypt",
+         "breast ultrasound, another split", True),
+    ],
+    columns=["paper", "system", "accuracy", "source", "data", "breast_ultrasound"],
+)  # fmt: skip
+
+
+def denominators(printed, decimals=4, how="round", lowest=20, highest=1999):
+    """Return the whole numbers n such that every printed fraction can be k/n: a list, sorted.
+
+    ``printed``: fractions in [0, 1], each printed to ``decimals`` places. ``how``: "round" to the nearest (a tie may go
+    either way), or "truncate", which cuts off. A number that was printed is a whole number of images over all images:
+    few n fit all of a table's numbers.
+    """
+    scale = 10**decimals
+    units = sorted({_units(value, decimals) for value in printed})
+    return [n for n in range(lowest, highest + 1) if all(_numerators(u, n, scale, how) for u in units)]
+
+
+def numerators(printed, n, decimals=4, how="round"):
+    """Return the k for which k/n is printed as ``printed`` (a fraction in [0, 1]): a list, often with one number."""
+    return _numerators(_units(printed, decimals), n, 10**decimals, how)
+
+
+def _units(value, decimals):
+    units = round(value * 10**decimals)
+    if abs(units - value * 10**decimals) > 1e-6 or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no fraction printed to {decimals} places")
+    return units
+
+
+def _numerators(units, n, scale, how):
+    """Exact in whole numbers: k/n rounds to units/scale when |k·scale - units·n| <= n/2."""
+    if how not in ("round", "truncate"):
+        raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")
+    guess = units * n // scale
+    fits = {
+        "round": lambda k: 2 * abs(k * scale - units * n) <= n,
+        "truncate": lambda k: units * n <= k * scale < (units + 1) * n,
+    }[how]
+    return [k for k in (guess - 1, guess, guess + 1) if 0 <= k <= n and fits(k)]
+
+
+def matrices(rows, printed, decimals=4, how="truncate"):
+    """Return every confusion matrix with the given row sums whose weighted averages are the printed ones.
+
+    ``rows``: true images of each class. ``printed``: accuracy, precision, recall and F1 (fractions in [0, 1]), the last
+    three weighted by class size. The search is over all matrices: accuracy fixes how many errors there are, and every
+    way to spread them is tried, in exact fractions.
+    """
+    total, scale = sum(rows), 10**decimals
+    accuracy, *others = [_units(value, decimals) for value in printed]
+    found = []
+    for right in _numerators(accuracy, total, scale, how):
+        for errors in _compositions(total - right, rows):
+            for matrix in itertools.product(
+                *(_spread(i, n, e) for i, (n, e) in enumerate(zip(rows, errors, strict=True)))
+            ):
+                scores = _weighted(matrix, rows)
+                if all(_prints(score, u, scale, how) for score, u in zip(scores, others, strict=True)):
+                    found.append([list(row) for row in matrix])
+    return found
+
+
+def _compositions(errors, rows):
+    """Yield how many errors each row may have, given their sum."""
+    for some in itertools.product(*(range(min(errors, n) + 1) for n in rows[:-1])):
+        if 0 <= errors - sum(some) <= rows[-1]:
+            yield (*some, errors - sum(some))
+
+
+def _spread(i, n, errors):
+    """Yield the rows of n images of class i, ``errors`` of them given to the other classes in every way."""
+    for first in range(errors + 1):
+        wrong = [first, errors - first]
+        yield tuple(wrong[:i] + [n - errors] + wrong[i:])
+
+
+def _weighted(matrix, rows):
+    """Return weighted precision, recall and F1 as exact fractions; a class that was never named has precision 0."""
+    total, named = sum(rows), [sum(column) for column in zip(*matrix, strict=True)]
+    precision = recall = f1 = Fraction(0)
+    for k, n in enumerate(rows):
+        hit = matrix[k][k]
+        precision += Fraction(n * hit, total * named[k]) if named[k] else 0
+        recall += Fraction(hit, total)
+        f1 += Fraction(2 * n * hit, total * (n + named[k]))
+    return precision, recall, f1
+
+
+def _prints(score, units, scale, how):
+    if how == "truncate":
+        return units <= score * scale < units + 1
+    return 2 * abs(score * scale - units) <= 1
