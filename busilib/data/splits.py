@@ -4,7 +4,7 @@ A split has one row a *file that the network sees*: a scan, or (paper B) a mask 
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,13 @@ def files(catalogue, masks=False):
     return pd.DataFrame(rows)[["file_id", "kind", "image_id", "label", "group", "path"]]
 
 
+def without_objections(catalogue):
+    """Return the catalogue without the scans of an axilla, with a needle, or with two labels for one picture."""
+    objections = {"axilla", "needle", "contradictory", "objection"}
+    keep = [not objections & set(flags) for flags in catalogue.table["flags"]]
+    return replace(catalogue, table=catalogue.table[keep].reset_index(drop=True))
+
+
 def paper_a(catalogue, seed=0, stratified=True):
     """Paper A: 15 % of the scans are the test part, and validation is that test part (BUSI: 663 / 117).
 
@@ -110,10 +117,7 @@ def clean(catalogue, fold=0, folds=5, seed=0):
 
     if not 0 <= fold < folds:
         raise ValueError(f"fold {fold} does not exist: with {folds} folds choose 0 to {folds - 1}")
-    objections = {"axilla", "needle", "contradictory", "objection"}
-    keep = set(catalogue.table.loc[[not objections & set(flags) for flags in catalogue.table["flags"]], "image_id"])
-    table = files(catalogue)
-    table = table[table["image_id"].isin(keep)].reset_index(drop=True)
+    table = files(without_objections(catalogue))
 
     def draw(rows, number):
         folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

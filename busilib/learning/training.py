@@ -50,10 +50,11 @@ def train(recipe, split, *, weights, seed=0, start=None):
     return Trained(model, history, predict(frozen, trained, split, recipe.image_size), info)
 
 
-def fit(model, training, validation, recipe):
+def fit(model, training, validation, recipe, class_weight=None, callbacks=()):
     """Fit a compiled model and leave it at the best epoch by ``recipe.monitor``; return one row an epoch.
 
-    Stops early after ``recipe.patience`` epochs without a better one; with None it runs all epochs.
+    Stops early after ``recipe.patience`` epochs without a better one; with None it runs all epochs. ``class_weight``:
+    dict class number → weight of its training images, or None.
     """
     stop = keras.callbacks.EarlyStopping(
         recipe.monitor,
@@ -68,7 +69,8 @@ def fit(model, training, validation, recipe):
         training,
         validation_data=validation,
         epochs=recipe.epochs,
-        callbacks=[begin, stop],
+        class_weight=class_weight,
+        callbacks=[begin, *callbacks, stop],
         verbose=1 if shown() else 0,
     )
     history = pd.DataFrame(result.history)
@@ -76,15 +78,51 @@ def fit(model, training, validation, recipe):
     return history
 
 
-def best_epoch(history, monitor):
-    """Return the number (from 1) of the epoch that early stopping keeps: the first best by ``monitor``."""
-    column = history[monitor]
-    best = column.idxmin() if monitor.endswith("loss") else column.idxmax()
-    return int(history.loc[best, "epoch"])
+def best_epoch(history, monitor, patience=None):
+    """Return the number (from 1) of the epoch that early stopping keeps: the first best by ``monitor``.
+
+    ``history`` may be longer than early stopping would have let it be: with ``patience`` only the epochs count that
+    come before ``patience`` epochs without a better one.
+    """
+    values = history[monitor].to_numpy() * (1 if monitor.endswith("loss") else -1)
+    best = 0
+    for epoch, value in enumerate(values):
+        if value < values[best]:
+            best = epoch
+        elif patience is not None and epoch - best >= patience:
+            break
+    return int(history["epoch"].iloc[best])
 
 
-class Views(keras.utils.PyDataset):
-    """Batches of (features, one-hot labels) of one part; after `begin`, epoch e sees view e % views.
+class Batches(keras.utils.PyDataset):
+    """Batches of (inputs, one-hot labels) of some files, in a new order in every epoch when shuffled.
+
+    ``inputs``: array (N, …). ``labels``: the names of the files' classes. ``seed`` fixes the orders.
+    """
+
+    def __init__(self, inputs, labels, batch_size, seed, *, shuffle=False):
+        super().__init__()
+        self.now, self.batch_size, self.shuffle = inputs, batch_size, shuffle
+        self.labels = keras.utils.to_categorical([CLASSES.index(label) for label in labels], len(CLASSES))
+        self.rng = np.random.default_rng(seed)
+        self.order = np.arange(len(self.labels))
+        self.begin(0)
+
+    def __len__(self):
+        return -(-len(self.labels) // self.batch_size)
+
+    def __getitem__(self, step):
+        rows = self.order[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.now[rows], self.labels[rows]
+
+    def begin(self, epoch):
+        """Make ready for an epoch, counted from 0: a new order when shuffled."""
+        if self.shuffle:
+            self.order = self.rng.permutation(len(self.labels))
+
+
+class Views(Batches):
+    """Batches of one part whose inputs change from epoch to epoch: after `begin`, epoch e sees view e % views.
 
     Without augmentation there is one view, the images as they are, whose features are kept on disk. ``frozen`` turns
     uint8 pixels into features, once a view, when the view is first needed; with ``frozen=None`` the batches are the
@@ -92,24 +130,13 @@ class Views(keras.utils.PyDataset):
     """
 
     def __init__(self, recipe, files, frozen, seed, *, augment, shuffle=False):
-        super().__init__()
-        self.recipe, self.frozen, self.augment, self.shuffle = recipe, frozen, augment, shuffle
+        self.frozen, self.augment = frozen, augment
         self.pixels = images.load(files["path"], recipe.image_size)
-        self.labels = keras.utils.to_categorical([CLASSES.index(label) for label in files["label"]], len(CLASSES))
         self.affine = RandomAffine(seed=seed)
-        self.rng = np.random.default_rng(seed)
         # Pixels that train the whole network are augmented anew in every epoch; features are kept.
         self.count = recipe.views if augment and frozen is not None else 1
         self.kept = {}
-        self.order = np.arange(len(self.labels))
-        self.begin(0)
-
-    def __len__(self):
-        return -(-len(self.labels) // self.recipe.batch_size)
-
-    def __getitem__(self, step):
-        rows = self.order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
-        return self.now[rows], self.labels[rows]
+        super().__init__(self.pixels, files["label"], recipe.batch_size, seed, shuffle=shuffle)
 
     def begin(self, epoch):
         """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
@@ -122,8 +149,7 @@ class Views(keras.utils.PyDataset):
             self.kept[view] = features.load(self.frozen, self.pixels)
         if self.frozen is not None:
             self.now = self.kept[view]
-        if self.shuffle:
-            self.order = self.rng.permutation(len(self.labels))
+        super().begin(epoch)
 
     def _augmented(self):
         batches = np.array_split(self.pixels, max(1, len(self.pixels) // PREDICT_BATCH))
@@ -136,9 +162,12 @@ def predict(frozen, trained, split, size):
 
     ``frozen`` (or None) and ``trained`` are the two parts of a model, as `models.parts` gives them.
     """
-    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
     values = images.load(split.table["path"], size)
-    if frozen is not None:
-        values = features.load(frozen, values)
-    table[PROBABILITIES] = trained.predict(values, batch_size=PREDICT_BATCH, verbose=0).round(6)
+    return predictions(split, trained, features.load(frozen, values) if frozen is not None else values)
+
+
+def predictions(split, model, inputs):
+    """Return one row a file of a split, with what ``model`` makes of ``inputs``, one a file: see `predict`."""
+    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
+    table[PROBABILITIES] = model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0).round(6)
     return table

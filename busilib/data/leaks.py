@@ -1,0 +1,185 @@
+"""Leaks, one at a time: pairs of splits that differ in a single thing.
+
+Both splits of a pair have the same test files, and as many training files of each class; one of them lets something
+leak from the test part into training (or shows masks instead of scans). The difference of the two scores is what
+that leak is worth.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from busilib.data.cache import cache_dir, write_file
+from busilib.data.splits import Split, check_split, files, without_objections
+from busilib.errors import DataError
+
+KINDS = {
+    "copies": "near-identical scans on both sides",
+    "masks": "masks as inputs, not scans",
+    "partner": "a scan's mask on the other side",
+    "augmented": "augmentation before the split",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two splits with the same test part: ``without`` and ``with_leak``. ``kind`` is a key of `KINDS`."""
+
+    kind: str
+    without: Split
+    with_leak: Split
+
+
+def base(catalogue, seed=0):
+    """Return the clean split that every pair starts from: 15 % test at random, 15 % validation, the rest training.
+
+    Objections are dropped. The test part is drawn as paper A did, stratified, copies or not; whatever shares a group
+    with it is then kept out of the other two parts, and the validation part is grouped as well.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+    table = files(without_objections(catalogue))
+    counts = table["label"].value_counts()
+    if counts.min() < 7 or len(counts) < 2:
+        raise DataError(f"the leaks need two classes of at least 7 scans, not {counts.to_dict()}")
+    _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=table["label"])
+    table["split"] = "spare"  # siblings of test scans: used by the pair "copies" only
+    table.loc[test, "split"] = "test"
+    free = table[~table["group"].isin(table.loc[test, "group"])]
+    folds = StratifiedGroupKFold(6, shuffle=True, random_state=seed)
+    train, validation = next(iter(folds.split(free, free["label"], free["group"])))
+    table.loc[free.index[train], "split"] = "train"
+    table.loc[free.index[validation], "split"] = "validation"
+    return table
+
+
+def clean(catalogue, seed=0):
+    """Return `base` as a checked Split, with no overlap at all."""
+    return _checked("clean", base(catalogue, seed))
+
+
+def copies(catalogue, seed=0):
+    """Siblings of test scans take the place of other training scans of the same class."""
+    table, rng = base(catalogue, seed), np.random.default_rng(seed)
+    siblings = table[table["split"] == "spare"]
+    leaking = _swap(table, siblings.index, rng)
+    return Pair("copies", _checked("clean", table), _checked("copies", leaking, "group"))
+
+
+def masks(catalogue, seed=0):
+    """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
+    table = base(catalogue, seed)
+    of = _masks(catalogue).groupby("image_id", sort=False).first()
+    lost = sorted(set(table["image_id"]) - set(of.index))
+    if lost:
+        raise DataError(f"{len(lost)} images have no mask, the first is {lost[0]!r}: masks cannot stand for the scans")
+    seen = table.assign(
+        kind="mask",
+        file_id=of.loc[table["image_id"], "file_id"].to_numpy(),
+        path=of.loc[table["image_id"], "path"].to_numpy(),
+    )
+    return Pair("masks", _checked("clean", table), _checked("masks", seen))
+
+
+def partner(catalogue, seed=0):
+    """Of each test image one file, scan or mask, is tested; the leak puts the other one into training.
+
+    Masks are inputs on both sides of the pair, as in paper B. The partner takes the place of a training file of the
+    same kind and class.
+    """
+    table, rng = base(catalogue, seed), np.random.default_rng(seed)
+    both = pd.concat([table, _masks(catalogue).merge(table[["image_id", "split"]], on="image_id")], ignore_index=True)
+    first = both.groupby(["image_id", "kind"], sort=False)["file_id"].transform("first") == both["file_id"]
+    both = both[first].reset_index(drop=True)
+    tested_kind = dict(zip(table["image_id"], rng.choice(["scan", "mask"], len(table)), strict=True))
+    partners = both[(both["split"] == "test") & (both["kind"] != both["image_id"].map(tested_kind))].index
+    both.loc[partners, "split"] = "spare"
+    leaking = _swap(both, partners, rng, alike=("label", "kind"))
+    return Pair("partner", _checked("partner apart", both), _checked("partner", leaking, "image", "group"))
+
+
+def augmented(catalogue, seed=0):
+    """Each training scan has an augmented copy; the leak: some are copies of test scans.
+
+    That is what happens when a folder is augmented first and split afterwards. The copies (turned by up to 20°, scaled
+    by 0.8 to 1.2, mirrored at random) are written into the user's cache.
+    """
+    table, rng = base(catalogue, seed), np.random.default_rng(seed)
+    sources = table[table["split"].isin(["train", "test"])]
+    extra = sources.assign(
+        kind="augmented",
+        file_id=sources["file_id"] + "_augmented",
+        path=[_augmented_copy(path, seed) for path in sources["path"]],
+        split=np.where(sources["split"] == "test", "spare", "train"),
+    )
+    table = pd.concat([table[table["split"] != "spare"], extra], ignore_index=True)
+    leaking = _swap(table, table.index[table["split"] == "spare"], rng, alike=("label", "kind"))
+    return Pair(
+        "augmented", _checked("augmented after", table), _checked("augmented before", leaking, "image", "group")
+    )
+
+
+MAKE = {"copies": copies, "masks": masks, "partner": partner, "augmented": augmented}
+
+
+def marks_alone(catalogue):
+    """Return how well burned-in marks alone tell the class: one row a class, with n, marked (share) and AUC.
+
+    The AUC is of "has marks" as the only score for this class against the rest: 0.5 says nothing, and below 0.5 the
+    absence of marks speaks for the class.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    table = catalogue.table
+    marked = np.array(["marks" in flags for flags in table["flags"]])
+    rows = {
+        name: {"n": int(here.sum()), "marked": float(marked[here].mean()), "auc": float(roc_auc_score(here, marked))}
+        for name in catalogue.classes
+        for here in [(table["label"] == name).to_numpy()]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _masks(catalogue):
+    table = files(catalogue, masks=True)
+    return table[table["kind"] == "mask"]
+
+
+def _swap(table, coming, rng, alike=("label",)):
+    """Put the spare rows ``coming`` into training, and as many training rows of the same class (and kind) out."""
+    table = table.copy()
+    for _, rows in table.loc[coming].groupby(list(alike), sort=True):
+        same = (table["split"] == "train") & (table[list(alike)] == rows.iloc[0][list(alike)]).all(axis=1)
+        here = table.index[same]
+        rows = rows.index[: len(here)]  # never more than there is room for
+        table.loc[rng.choice(here, len(rows), replace=False), "split"] = "out"
+        table.loc[rows, "split"] = "train"
+    return table
+
+
+def _checked(name, table, *declared):
+    kept = table[~table["split"].isin(["spare", "out"])].reset_index(drop=True)
+    return check_split(Split(name, kept, tuple(declared)))
+
+
+def _augmented_copy(path, seed):
+    """Write one augmented copy of a scan into the cache, once, and return its path (str)."""
+    name = hashlib.sha256(Path(path).read_bytes() + str(seed).encode()).hexdigest()[:32]
+    target = cache_dir("augmented") / f"{name}.png"
+    if not target.exists():
+        rng = np.random.default_rng(int(name[:12], 16))
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        angle, zoom = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.8, 1.2)
+        cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+        x, y = image.width / 2, image.height / 2
+        affine = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+        with write_file(target) as temporary:
+            image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR).save(temporary)
+    return str(target)
