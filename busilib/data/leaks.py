@@ -72,17 +72,19 @@ def copies(catalogue, seed=0):
 
 def masks(catalogue, seed=0):
     """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
-    table = base(catalogue, seed)
+    split = clean(catalogue, seed)
+    return Pair("masks", split, as_masks(split, catalogue))
+
+
+def as_masks(split, catalogue):
+    """Return a split of scans with the first mask of each in the scan's place. Raises DataError when one has none."""
     of = _masks(catalogue).groupby("image_id", sort=False).first()
-    lost = sorted(set(table["image_id"]) - set(of.index))
+    lost = sorted(set(split.table["image_id"]) - set(of.index))
     if lost:
         raise DataError(f"{len(lost)} images have no mask, the first is {lost[0]!r}: masks cannot stand for the scans")
-    seen = table.assign(
-        kind="mask",
-        file_id=of.loc[table["image_id"], "file_id"].to_numpy(),
-        path=of.loc[table["image_id"], "path"].to_numpy(),
-    )
-    return Pair("masks", _checked("clean", table), _checked("masks", seen))
+    first = of.loc[split.table["image_id"]].reset_index()
+    seen = split.table.assign(kind="mask", file_id=first["file_id"], path=first["path"])
+    return check_split(Split(f"{split.name}, masks", seen, split.declared))
 
 
 def partner(catalogue, seed=0):

@@ -1,0 +1,151 @@
+"""Studies over many heads on one frozen base: what each leak is worth, scans against masks, the clean protocol.
+
+Each returns a table, one row a measurement, and keeps it in the user's cache: what is finished is not computed again.
+``heads`` is a `busilib.learning.heads.Heads`, ``scans`` a catalogue.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from busilib import metrics, runs
+from busilib.data import leaks, splits
+from busilib.data.cache import cache_dir, write_file
+from busilib.learning import features, training
+from busilib.recipes import CLASSES
+from busilib.runs import PROBABILITIES
+
+SELECTION = {
+    "validation": "early stopping on the test part",
+    "best epoch": "the best of all epochs, chosen on the test part",
+}
+LEAKS = leaks.KINDS | SELECTION
+
+
+def leaks_of(heads, scans, seed):
+    """Measure every leak once: one row a kind of `LEAKS`, with the accuracies without and with_leak, and n.
+
+    ``seed`` draws the split and the head's first weights. The two rows on choosing an epoch come from one training:
+    the same weights, once the epoch chosen on the validation part, once on the test part.
+    """
+    return _kept(f"leaks-{seed}", heads, scans, lambda: _leaks(heads, scans, seed))
+
+
+def _leaks(heads, scans, seed):
+    split = leaks.clean(scans, seed)
+    watched = heads.train(split, seed, every_epoch=True)
+    truth = codes(split.part("test")["label"])
+    by_epoch = (watched.epochs.argmax(axis=2) == truth).mean(axis=1)
+    loss = -np.log(np.maximum(watched.epochs[:, np.arange(len(truth)), truth], 1e-7)).mean(axis=1)
+    on_test = pd.DataFrame({"epoch": watched.history["epoch"], "val_loss": loss, "val_accuracy": by_epoch})
+
+    def chosen(history, monitor, patience=None):
+        return by_epoch[training.best_epoch(history, monitor, patience) - 1]
+
+    honest = chosen(watched.history, "val_loss", heads.recipe.patience)
+    rows = [
+        ("validation", honest, chosen(on_test, "val_loss", heads.recipe.patience), len(truth)),
+        ("best epoch", chosen(watched.history, "val_accuracy"), chosen(on_test, "val_accuracy"), len(truth)),
+    ]
+    for kind, make in leaks.MAKE.items():
+        pair = make(scans, seed)
+        same = pair.without.sha256 == split.sha256
+        without = honest if same else accuracy(heads.train(pair.without, seed).predictions)
+        leaking = heads.train(pair.with_leak, seed).predictions
+        rows.append((kind, without, accuracy(leaking), int((leaking["split"] == "test").sum())))
+    table = pd.DataFrame(rows, columns=["kind", "without", "with_leak", "n"])
+    return table.assign(seed=seed, difference=table["with_leak"] - table["without"])
+
+
+def worth(rows):
+    """Return what each leak is worth, in the order of `LEAKS`: mean, low, high (paired t over seeds), in points."""
+    table = pd.DataFrame.from_dict(
+        {
+            kind: metrics.mean_interval(100 * rows.loc[rows["kind"] == kind, "difference"])
+            for kind in LEAKS
+            if kind in set(rows["kind"])
+        },
+        orient="index",
+        columns=["mean", "low", "high"],
+    )
+    return table.assign(what=[LEAKS[kind] for kind in table.index])
+
+
+def scans_or_masks(heads, scans, seed, split_seed=42):
+    """Train paper A's network on scans, and on their masks, on one split of paper A: one row an input.
+
+    Columns: inputs ("scan" or "mask"), seed, accuracy, normals (right of the test part's), confusion (3×3 list).
+    Validation is the test part, as in the paper. ``split_seed`` draws the split, ``seed`` the head.
+    """
+    return _kept(f"inputs-{seed}-{split_seed}", heads, scans, lambda: _scans_or_masks(heads, scans, seed, split_seed))
+
+
+def _scans_or_masks(heads, scans, seed, split_seed):
+    split, rows = splits.paper_a(scans, split_seed), []
+    for inputs, seen in (("scan", split), ("mask", leaks.as_masks(split, scans))):
+        matrix = confusion(heads.train(seen, seed).predictions)
+        rows.append((inputs, seed, metrics.accuracy(matrix), int(matrix[2, 2]), matrix.tolist()))
+    return pd.DataFrame(rows, columns=["inputs", "seed", "accuracy", "normals", "confusion"])
+
+
+def clean(heads, scans, seed, folds=5, class_weight=None):
+    """Train on every fold of the clean protocol: the test folds' predictions, one row a scan, each scan once.
+
+    Columns: file_id, label, group, fold, seed and the probabilities p_benign, p_malignant, p_normal; besides, of the
+    validation parts the same with part "validation". ``seed`` draws the folds and the heads.
+    """
+    name = f"clean-{seed}-{folds}-{class_weight}"
+    return _kept(name, heads, scans, lambda: _clean(heads, scans, seed, folds, class_weight))
+
+
+def _clean(heads, scans, seed, folds, class_weight):
+    tables = []
+    for fold in range(folds):
+        split = splits.clean(scans, fold, folds, seed)
+        predictions = heads.train(split, seed, class_weight).predictions
+        predictions = predictions.assign(group=split.table["group"], fold=fold, seed=seed)
+        tables.append(predictions[predictions["split"] != "train"])
+    table = pd.concat(tables, ignore_index=True).rename(columns={"split": "part"})
+    return table[["file_id", "label", "group", "part", "fold", "seed", *PROBABILITIES]]
+
+
+def codes(labels):
+    """Return the class numbers of class names: int (N,)."""
+    return np.array([CLASSES.index(label) for label in labels])
+
+
+def confusion(predictions, part="test"):
+    """Return the confusion matrix (3, 3) of one part of a table of predictions."""
+    column = "split" if "split" in predictions else "part"
+    table = predictions[predictions[column] == part]
+    return metrics.confusion_matrix(codes(table["label"]), table[PROBABILITIES].to_numpy().argmax(axis=1))
+
+
+def accuracy(predictions, part="test"):
+    """Return the accuracy on one part of a table of predictions."""
+    return metrics.accuracy(confusion(predictions, part))
+
+
+def about(heads, scans, weights, seeds):
+    """Return on what a study was measured, for `stored.write_table`."""
+    return {
+        "dataset": {"name": scans.name, "sha256": scans.sha256},
+        "recipe": heads.recipe.as_dict(),
+        "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
+        "seeds": list(seeds),
+    }
+
+
+def _kept(name, heads, scans, make):
+    """Return a table from the cache, or make it and keep it; its key covers recipe, base, data and code."""
+    code = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
+    key = [name, heads.recipe.as_dict(), features.key(heads.frozen), scans.sha256, runs.CODE, code]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    file = cache_dir("studies") / f"{name}-{digest}.json"
+    if not file.exists():
+        with write_file(file) as temporary:
+            make().to_json(temporary, orient="records", double_precision=15)
+    return pd.read_json(file, orient="records", dtype=False)
