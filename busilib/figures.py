@@ -585,3 +585,114 @@ def spread(values, label, low=-1, high=1):
     ax.set(xlabel=label, xlim=(low - 0.03, high + 0.03))
     ax.spines[["top", "right"]].set_visible(False)
     return Picture(figure, f"Points, one a scan: {label}. {'; '.join(words)}.")
+
+
+def candidates(counts, labels):
+    """How many whole numbers still fit after each printed value. ``counts``: dict title → list, one a value read."""
+    figure = Figure(figsize=(6.4, 3.2))
+    ax = figure.subplots()
+    for (title, left), colour, marker in zip(counts.items(), (TRAIN, VALIDATION), "os", strict=False):
+        ax.plot(range(1, len(left) + 1), left, marker=marker, color=colour, label=title)
+        ax.annotate(f"{left[-1]} left", (len(left), left[-1]), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    ax.set(yscale="log", xlabel=labels[0], ylabel=labels[1], ylim=(0.7, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    words = "; ".join(f"{title}: {', '.join(map(str, left))}" for title, left in counts.items())
+    return Picture(figure, f"Two falling lines on a logarithmic axis, {labels[1]} by {labels[0]}. {words}.")
+
+
+def right_counts(right, marked, label):
+    """Bars: how many draws gave how many right. ``right``: whole numbers (n,). ``marked``: dict text → a number."""
+    figure = Figure(figsize=(6.4, 3))
+    ax = figure.subplots()
+    values, heights = np.unique(right, return_counts=True)
+    ax.bar(values, heights, 0.8, color=TRAIN)
+    for (text, place), style in zip(marked.items(), ("--", ":", "-."), strict=False):
+        ax.axvline(place, color=PAPER, ls=style, lw=1.5, label=f"{text}: {place}")
+    ax.set(xlabel=label, ylabel="splits")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.spines[["top", "right"]].set_visible(False)
+    words = "; ".join(f"{text} {place}" for text, place in marked.items())
+    return Picture(
+        figure,
+        f"Bars of {label} over {len(right)} splits, from {min(right)} to {max(right)}, median {np.median(right):g}. "
+        f"Marked: {words}.",
+    )
+
+
+def worth(tables, label="points of accuracy"):
+    """What each leak is worth: points with intervals, one line a leak, one colour a base.
+
+    ``tables``: dict title → table with the leak's words as index and the columns mean, low, high (points).
+    """
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
+    figure = Figure(figsize=(8.2, 0.55 * len(names) + 1.4))
+    ax = figure.subplots()
+    words = []
+    for i, ((title, table), colour) in enumerate(zip(tables.items(), (TRAIN, "#D55E00", "#009E73"), strict=False)):
+        rows = table.reindex(names)
+        places = len(names) - 1 - np.arange(len(names)) - 0.2 * (i - (len(tables) - 1) / 2)
+        bars = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+        ax.errorbar(rows["mean"], places, xerr=bars, fmt="os^"[i], color=colour, capsize=4, label=title)
+        found = (f"{n}: {r['mean']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f})" for n, r in table.iterrows())
+        words.append(f"{title}: {'; '.join(found)}")
+    ax.axvline(0, color=PAPER, ls="--", lw=1)
+    ax.set_yticks(np.arange(len(names))[::-1], names)
+    ax.set(xlabel=f"worth in {label}, mean and 95 % interval over seeds", ylim=(-0.6, len(names) - 0.4))
+    ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    ax.spines[["top", "right"]].set_visible(False)
+    return Picture(figure, f"Points with 95 % intervals: what each leak adds, in {label}. {'. '.join(words)}.")
+
+
+def roc_and_precision_recall(truth, probabilities, name="malignant"):
+    """ROC and precision–recall curves of one class against the rest, one line a model.
+
+    ``truth``: bool (N,). ``probabilities``: dict title → (N,), the probability of the class.
+    """
+    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+    truth = np.asarray(truth, dtype=bool)
+    figure = Figure(figsize=(9, 3.9))
+    left, right = figure.subplots(1, 2)
+    words = []
+    for (title, p), colour, style in zip(
+        probabilities.items(), (TRAIN, "#D55E00", "#009E73"), ("-", "--", "-."), strict=False
+    ):
+        false, true, _ = roc_curve(truth, p)
+        precision, recall, _ = precision_recall_curve(truth, p)
+        area, average = auc(false, true), average_precision_score(truth, p)
+        left.plot(false, true, style, color=colour, label=f"{title}: area {area:.2f}")
+        right.plot(recall, precision, style, color=colour, label=f"{title}: average {average:.2f}")
+        words.append(f"{title}: area under the ROC curve {area:.2f}, average precision {average:.2f}")
+    left.plot([0, 1], [0, 1], ":", color=PAPER)
+    right.axhline(truth.mean(), ls=":", color=PAPER)
+    left.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {name} against the rest")
+    right.set(xlabel="sensitivity (recall)", ylabel="precision", title="precision–recall", ylim=(0, 1.02))
+    for ax, place in ((left, "lower right"), (right, "lower left")):
+        ax.legend(frameon=False, fontsize=9, loc=place)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return Picture(
+        figure,
+        f"Two panels for {name} against the rest. {'; '.join(words)}. The dotted lines are chance: area 0.5, "
+        f"precision {truth.mean():.2f}.",
+    )
+
+
+def reliability(tables):
+    """Confidence against accuracy, one colour a model. ``tables``: dict title → what `metrics.calibration` gives."""
+    figure = Figure(figsize=(4.8, 4.2))
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], ":", color=PAPER, label="as right as it is sure")
+    words = []
+    for (title, t), colour, marker in zip(tables.items(), (TRAIN, "#D55E00", "#009E73"), "os^", strict=False):
+        bars = [(t["accuracy"] - t["low"]).clip(lower=0), (t["high"] - t["accuracy"]).clip(lower=0)]
+        ax.errorbar(t["confidence"], t["accuracy"], yerr=bars, fmt=f"{marker}-", color=colour, capsize=3, label=title)
+        found = (f"sure {r['confidence']:.2f}, right {r['accuracy']:.2f} of {r['n']:.0f}" for _, r in t.iterrows())
+        words.append(f"{title}: {'; '.join(found)}")
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0.25, 1.02), ylim=(0, 1.02))
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    ax.spines[["top", "right"]].set_visible(False)
+    return Picture(figure, f"Reliability diagram with 95 % intervals, by bin of confidence. {'. '.join(words)}.")

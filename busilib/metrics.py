@@ -125,6 +125,41 @@ def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
     return float(low), float(high)
 
 
+def probability_scores(truth, probabilities):
+    """Return the clean protocol's scores as a dict: accuracy, balanced_accuracy, macro_f1, auc and sensitivity_0, …
+
+    ``truth`` int (N,), ``probabilities`` (N, K). The balanced accuracy is the mean of the classes' sensitivities; the
+    AUC the mean over the classes, each against the rest (Provost & Domingos 2001, unweighted). A class that is not in
+    ``truth`` has sensitivity NaN, and then so have the balanced accuracy and the AUC.
+    """
+    truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
+    if not np.isfinite(probabilities).all():
+        raise ValueError("there are probabilities that are not finite: the model gave NaN")
+    matrix = confusion_matrix(truth, probabilities.argmax(axis=1), probabilities.shape[1])
+    actual = matrix.sum(axis=1)
+    sensitivity = np.where(actual > 0, np.diag(matrix) / np.maximum(actual, 1), np.nan)
+    areas = [_auc(truth == k, probabilities[:, k]) for k in range(len(matrix))]
+    scores = {
+        "accuracy": accuracy(matrix),
+        "balanced_accuracy": float(sensitivity.mean()),
+        "macro_f1": _macro_f1(matrix),
+        "auc": float(np.mean(areas)),
+    }
+    return scores | {f"sensitivity_{k}": float(value) for k, value in enumerate(sensitivity)}
+
+
+def with_intervals(truth, probabilities, groups, draws=500, level=0.95, seed=0):
+    """Return `probability_scores` as a table: index score; columns value, low, high, by a bootstrap over groups."""
+    truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
+    values, drawn = probability_scores(truth, probabilities), []
+    grouped_bootstrap(
+        lambda t, p: drawn.append(list(probability_scores(t, p).values())) or 0.0,
+        groups, truth, probabilities, draws=draws, level=level, seed=seed,
+    )  # fmt: skip
+    low, high = np.nanquantile(np.array(drawn), [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return pd.DataFrame({"value": values.values(), "low": low, "high": high}, index=list(values))
+
+
 def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
     """Return the percentile interval (low, high) of ``score(*arrays)``, resampling whole groups of rows.
 
@@ -249,6 +284,15 @@ def text(summary):
         f"{summary['accuracy']:.2f} [{summary['accuracy_low']:.2f}, {summary['accuracy_high']:.2f}], "
         f"n = {summary['n']}; majority class {summary['majority']:.2f}"
     )
+
+
+def _auc(positive, scores):
+    """Return the area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half."""
+    n, rest = int(positive.sum()), int((~positive).sum())
+    if not n or not rest:
+        return float("nan")
+    ranks = stats.rankdata(scores)
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * rest))
 
 
 def _sign_test(fewer, more):

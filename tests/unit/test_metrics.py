@@ -131,3 +131,119 @@ def test_bootstrap_keeps_the_classes_sizes():
     sizes = set()
     metrics.bootstrap(PAPER_A, lambda m: sizes.add(tuple(m.sum(axis=1).tolist())) or 0.0, draws=50)
     assert sizes == {(66, 31, 20)}
+
+
+def made_predictions(n=90, seed=0):
+    """Truth, probabilities (n, 3) that lean to it, and groups of three rows each."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(n) % 3
+    logits = rng.normal(size=(n, 3)) + 1.2 * np.eye(3)[truth]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return truth, probabilities, np.arange(n) // 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probability_scores_are_scikit_learns(seed):
+    truth, p, _ = made_predictions(seed=seed)
+    scores, named = metrics.probability_scores(truth, p), p.argmax(axis=1)
+    assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, named))
+    assert scores["macro_f1"] == pytest.approx(sk.f1_score(truth, named, average="macro"))
+    assert scores["auc"] == pytest.approx(sk.roc_auc_score(truth, p, multi_class="ovr"))
+    assert scores["sensitivity_1"] == pytest.approx(sk.recall_score(truth, named, average=None)[1])
+
+
+def test_probability_scores_refuse_nan_and_miss_what_is_missing():
+    truth, p, _ = made_predictions()
+    with pytest.raises(ValueError, match="the model gave NaN"):
+        metrics.probability_scores(truth, np.where(p > 0.9, np.nan, p))
+    two = truth < 2
+    assert math.isnan(metrics.probability_scores(truth[two], p[two])["balanced_accuracy"])
+
+
+def test_grouped_bootstrap_knows_that_copies_add_nothing():
+    truth, p, _ = made_predictions(60)
+    right = p.argmax(axis=1) == truth
+    once = metrics.grouped_bootstrap(np.mean, np.arange(60), right)
+    copied = metrics.grouped_bootstrap(np.mean, np.repeat(np.arange(60), 4), np.repeat(right, 4))
+    naive = metrics.grouped_bootstrap(np.mean, np.arange(240), np.repeat(right, 4))
+    assert copied == once, "four copies of each image: the same groups, the same interval"
+    assert naive[1] - naive[0] < 0.7 * (once[1] - once[0]), "one by one, the copies make it look narrower"
+
+
+def test_grouped_bootstrap_of_single_images_is_the_binomial_interval():
+    right = np.arange(400) % 4 > 0  # 75 %
+    low, high = metrics.grouped_bootstrap(np.mean, np.arange(400), right, draws=2000)
+    assert (low, high) == pytest.approx(metrics.wilson(300, 400), abs=0.01)
+
+
+def test_grouped_bootstrap_says_what_is_wrong():
+    with pytest.raises(ValueError, match="3 groups but arrays of 2 rows"):
+        metrics.grouped_bootstrap(np.mean, [1, 2, 3], [0, 1])
+    with pytest.raises(ValueError, match="too few groups of some class"):
+        metrics.grouped_bootstrap(lambda x: float("nan"), [1, 2, 3], [0, 1, 1])
+
+
+def test_intervals_hold_their_values():
+    truth, p, groups = made_predictions()
+    table = metrics.with_intervals(truth, p, groups, draws=200)
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+    assert list(table.index) == list(metrics.probability_scores(truth, p))
+
+
+def test_mean_interval_is_the_paired_t_interval():
+    from scipy import stats
+
+    differences = np.array([1.0, 2.0, 4.0, 0.5, 2.5])
+    mean, low, high = metrics.mean_interval(differences)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert (mean, low, high) == pytest.approx((2.0, expected.low, expected.high))
+    assert all(math.isnan(x) for x in metrics.mean_interval([3.0])[1:])
+    with pytest.raises(ValueError, match="no values"):
+        metrics.mean_interval([])
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80))
+def test_mcnemar_is_statsmodels(pairs):
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    first, second = np.array(pairs).T
+    found = metrics.mcnemar(np.ones(len(first), int), first, second)
+    table = [[sum((first == a) & (second == b)) for b in (1, 0)] for a in (1, 0)]
+    assert found["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert (found["only_first"], found["only_second"]) == (table[0][1], table[1][0])
+
+
+def test_mcnemar_bounds_hold_every_table_with_these_scores():
+    low, high = metrics.mcnemar_bounds(9, 12, 14)
+    found = []
+    for both in range(10):
+        only_first, only_second = 9 - both, 12 - both
+        if both + only_first + only_second <= 14:
+            found.append(metrics._sign_test(only_first, only_second))
+    assert (low, high) == pytest.approx((min(found), max(found)))
+    assert metrics.mcnemar_bounds(109, 113, 117)[0] == pytest.approx(0.125)
+    with pytest.raises(ValueError, match="impossible"):
+        metrics.mcnemar_bounds(9, 15, 14)
+
+
+def test_calibration_by_hand():
+    p = np.array([[0.95, 0.05], [0.92, 0.08], [0.35, 0.65], [0.38, 0.62]])
+    table = metrics.calibration([0, 1, 1, 1], p)
+    assert table["n"].tolist() == [2, 2] and table["accuracy"].tolist() == [1.0, 0.5]
+    assert metrics.calibration_error([0, 1, 1, 1], p) == pytest.approx((abs(0.635 - 1) + abs(0.935 - 0.5)) / 2)
+    sure = np.eye(3)[[0, 1, 2]]
+    assert metrics.calibration_error([0, 1, 2], sure) == 0
+
+
+def test_an_operating_point_reaches_its_sensitivity_with_the_highest_threshold():
+    rng = np.random.default_rng(0)
+    positive = np.arange(200) % 4 == 0
+    p = rng.uniform(size=200) + 0.3 * positive
+    point = metrics.operating_point(positive, p, 0.95)
+    false, true, thresholds = sk.roc_curve(positive, p, drop_intermediate=False)
+    expected = thresholds[true >= 0.95 - 1e-9].max()
+    assert point["threshold"] == pytest.approx(expected) and point["sensitivity"] >= 0.95
+    assert metrics.at_threshold(positive, p, point["threshold"] + 1e-9)["sensitivity"] < 0.95
+    with pytest.raises(ValueError, match="needs positives, negatives"):
+        metrics.operating_point(np.ones(3), [0.1, 0.2, 0.3])
