@@ -156,8 +156,8 @@ def with_intervals(truth, probabilities, groups, draws=500, level=0.95, seed=0):
         lambda t, p: drawn.append(list(probability_scores(t, p).values())) or 0.0,
         groups, truth, probabilities, draws=draws, level=level, seed=seed,
     )  # fmt: skip
-    low, high = np.nanquantile(np.array(drawn), [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return pd.DataFrame({"value": values.values(), "low": low, "high": high}, index=list(values))
+    table = pd.DataFrame(drawn, columns=list(values)).quantile([0.5 - level / 2, 0.5 + level / 2]).T
+    return table.set_axis(["low", "high"], axis=1).assign(value=values)[["value", "low", "high"]]
 
 
 def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):

@@ -114,8 +114,10 @@ PROFILES = {
         "A-tuned": {"image_size": 64, "epochs": 4},
         "B-frozen": {"image_size": 75, "epochs": 10, "views": 2},
         "B-tuned": {"image_size": 75, "epochs": 2, "views": 1},
+        # Paper A's head, trained dozens of times in lessons 07 and 08: `study`.
+        "study": {"image_size": 32, "batch_size": 32, "epochs": 15},
     },
-    "full": {"phantoms": 780, "folds": 5},
+    "full": {"phantoms": 780, "folds": 5, "study": {}},
 }
 PROTOCOLS = ("paper", "clean")
 
@@ -145,6 +147,11 @@ def get(name, profile="quick", protocol="paper", **changes):
     if recipe.image_size < 32 or recipe.epochs < 1 or not 0 <= recipe.dropout < 1 or recipe.learning_rate <= 0:
         raise ValueError("image_size must be 32 or more, epochs 1 or more, dropout in [0, 1), learning_rate above 0")
     return recipe
+
+
+def study(profile="quick", protocol="paper", **changes):
+    """Return paper A's first phase as lessons 07 and 08 train it, dozens of times: `get` with the profile's savings."""
+    return get("A-frozen", profile, protocol, **profile_values(profile)["study"] | changes)
 
 
 def profile_values(profile):

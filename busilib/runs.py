@@ -97,6 +97,11 @@ class Run:
         """Return the scores of one part with their intervals: see `metrics.summary`."""
         return metrics.summary(self.confusion(name))
 
+    @property
+    def card(self):
+        """The model card, in Markdown."""
+        return (self.folder / "model_card.md").read_text(encoding="utf-8")
+
     def model(self):
         """Load the Keras model: uint8 (N, size, size, 3) to probabilities (N, 3)."""
         import keras
@@ -156,6 +161,9 @@ def card(run):
     overlaps = [f"{kind}: {count}" for kind, count in info["overlaps"].items() if count] or ["none"]
     test = run.summary("test")
     table = metrics.per_class(run.confusion("test"), CLASSES)
+    tested = run.part("test")
+    answers = tested["label"].map(CLASSES.index), tested[PROBABILITIES].to_numpy()
+    scores, error = metrics.probability_scores(*answers), metrics.calibration_error(*answers)
     rows = [
         f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
         f"| {row.specificity:.2f} | {row.precision:.2f} |"
@@ -172,6 +180,8 @@ def card(run):
         f"({', '.join(f'{part} {n}' for part, n in info['split']['files'].items())} files).",
         f"* **Declared overlaps between the parts**: {'; '.join(overlaps)}.",
         f"* **Test accuracy**: {metrics.text(test)}.",
+        f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, **AUC** "
+        f"{scores['auc']:.2f} (mean over the classes, each against the rest); expected calibration error {error:.2f}.",
         f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.",
         "",
         "| class | n | sensitivity [95 %] | specificity | precision |",

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busilib import metrics, runs
+from busilib import metrics, runs, stored
 from busilib.data import leaks, splits
 from busilib.data.cache import cache_dir, write_file
-from busilib.learning import features, training
+from busilib.evaluation import published
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES
 
@@ -35,6 +35,8 @@ def leaks_of(heads, scans, seed):
 
 
 def _leaks(heads, scans, seed):
+    from busilib.learning import training
+
     split = leaks.clean(scans, seed)
     watched = heads.train(split, seed, every_epoch=True)
     truth = codes(split.part("test")["label"])
@@ -112,6 +114,34 @@ def _clean(heads, scans, seed, folds, class_weight):
     return table[["file_id", "label", "group", "part", "fold", "seed", *PROBABILITIES]]
 
 
+def three_ways():
+    """Return one row a paper, from the stored results: what it prints, the same protocol here, and done properly.
+
+    A list of dicts of text. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    """
+
+    def one(name):
+        s = stored.load(name)["parts"]["test"]["summary"]
+        return f"{s['accuracy']:.3f} [{s['accuracy_low']:.3f}, {s['accuracy_high']:.3f}] of {s['n']}"
+
+    folds = stored.table("clean-ResNet50").query("part == 'test' and seed == 0")
+    pooled = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
+    value, low, high = pooled.loc["accuracy"]
+    proper = f"{value:.3f} [{low:.3f}, {high:.3f}] of {len(folds)}"
+    printed_a, printed_b = published.A_SCORES.loc[3, "accuracy"] / 100, metrics.accuracy(published.B_CONFUSION)
+    rows = [
+        ("A: ResNet50", f"{printed_a:.3f} of {published.A_FILES['test']}", one("A-tuned-paper"), proper),
+        (
+            "B: Inception-ResNet-v2",
+            f"{printed_b:.3f} of {published.B_FILES['test']}",
+            one("B-frozen-paper"),
+            one("B-frozen-clean"),
+        ),
+    ]
+    columns = ("paper", "paper says", "same protocol here", "done properly")
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
 def codes(labels):
     """Return the class numbers of class names: int (N,)."""
     return np.array([CLASSES.index(label) for label in labels])
@@ -141,6 +171,8 @@ def about(heads, scans, weights, seeds):
 
 def _kept(name, heads, scans, make):
     """Return a table from the cache, or make it and keep it; its key covers recipe, base, data and code."""
+    from busilib.learning import features
+
     code = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
     key = [name, heads.recipe.as_dict(), features.key(heads.frozen), scans.sha256, runs.CODE, code]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]

@@ -20,7 +20,7 @@ from busilib import progress
 from busilib.data import cache
 from busilib.errors import DataError
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 CLASSES = ("benign", "malignant", "normal")
 SMALLEST = 12
 
@@ -28,7 +28,7 @@ SMALLEST = 12
 _BUSI_IMAGES = (437, 210, 133)
 _MARKED = {"benign": 0.40, "malignant": 0.25, "normal": 0.06}
 _SEVERAL = {"benign": 16 / 437, "malignant": 1 / 210, "normal": 0.0}
-_SIBLINGS = 0.2
+_SIBLINGS = 346 / 780
 _COLOUR = 16 / 780
 _TEXTS = ("RT BREAST", "LT BREAST", "RIGHT BREAST", "LEFT BREAST", "RT UOQ", "LT UOQ", "RT LIQ", "LT", "RT", "R 9 O'CL")
 
@@ -440,7 +440,7 @@ def _shares(n):
 
 
 def _families(count):
-    """Return the sizes of the near-duplicate groups of a class of ``count`` images: 2, 3, 2, 2, 3 … about a fifth."""
+    """Return the sizes of the near-duplicate groups of a class: 2, 3, 2, 2, 3 …, as many as in BUSI."""
     wanted, sizes = round(_SIBLINGS * count), []
     while wanted >= 2:
         size = min(3 if len(sizes) % 3 == 1 else 2, wanted)

@@ -43,7 +43,7 @@ class Heads:
         self.head = self._new(seed)
         self.head.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
         self.head.optimizer.build(self.head.trainable_variables)
-        self.untrained = [np.array(v) for v in self.head.optimizer.variables]
+        self.untrained = [keras.ops.convert_to_numpy(v) for v in self.head.optimizer.variables]
 
     def train(self, split, seed=0, class_weight=None, every_epoch=False):
         """Train the head anew and return a `Fitted`, with the predictions of the epoch that early stopping keeps.

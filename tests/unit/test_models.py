@@ -165,7 +165,7 @@ def test_too_small_a_picture_is_refused():
 
 
 def test_no_weights_are_named_as_random(keras_home, no_download):
-    for weights, dataset in (("none", "busi"), ("auto", "phantom"), ("auto", "phantom-n60-seed0-v1")):
+    for weights, dataset in (("none", "busi"), ("auto", "phantom"), ("auto", "phantom-n60-seed0-v2")):
         found = find_weights(weights, "ResNet50", dataset, "full")
         assert (found.kind, found.path, found.sha256) == ("none", None, None)
         assert "these are random features" in found.sentence

@@ -1,0 +1,56 @@
+"""Numbers in the prose of lessons 07 and 08: each decimal or percentage names the stored result that it comes from.
+
+In the text stands ``93.16 %<!-- A table 1 -->``: the name is a key of `values`, and the number must be that value to
+the places that are written. What comes from no result says so: ``<!-- an example -->``, ``<!-- a convention -->``.
+"""
+
+import re
+
+from busilib import stored, studies
+from busilib.evaluation import published
+
+FREE = ("an example", "a convention")
+NUMBER = re.compile(r"(?<![\w.,-])[-+−]?\d+(?:\.\d+(?:\s?%)?|\s?%)(?!\.?\d)(<!--\s*(?P<name>.*?)\s*-->)?")
+# What is no prose: code, formulas, the targets of links, DOIs.
+NO_PROSE = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|doi 10\.\S+|arXiv \S+")
+
+
+def values():
+    """Return name → value of all numbers that the prose may quote; percentages in per cent."""
+    scores = published.A_SCORES.query("part == 'test'")["accuracy"].tolist()
+    found = {"A table 1": scores[0], "A table 2": scores[1]}
+    found |= {f"B epoch {row.epoch} accuracy": row.accuracy for row in published.B_EPOCHS.itertuples()}
+    for name in stored.tables():
+        if name.startswith("leaks-"):
+            table = studies.worth(stored.table(name))
+            found |= {
+                f"{name} {kind} {column}": table.loc[kind, column] for kind in table.index for column in ("mean",)
+            }
+        if name.startswith("inputs-"):
+            means = stored.table(name).groupby("inputs")["accuracy"].mean()
+            found |= {f"{name} {inputs}": value for inputs, value in means.items()}
+    return found
+
+
+def check_prose(notebook, known):
+    """Return complaints about decimals and percentages in text cells; ``known`` is what `values` gives."""
+    complaints = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "markdown":
+            continue
+        for match in NUMBER.finditer(NO_PROSE.sub(" ", cell.source)):
+            text, name = re.sub(r"<!--.*", "", match.group()), match["name"]
+            if name is None:
+                complaints.append(f"cell {number}: {text!r} names no stored result: write {text}<!-- name -->")
+            elif name not in known and name not in FREE:
+                complaints.append(f"cell {number}: {text!r} names {name!r}, which does not exist")
+            elif name in known and not agrees(text, known[name]):
+                complaints.append(f"cell {number}: {text!r} is not what {name!r} holds, {known[name]:.5g}")
+    return complaints
+
+
+def agrees(text, value):
+    """Say whether a written number is a value, to the places that are written."""
+    digits = text.replace("−", "-").rstrip("% ")
+    places = len(digits.partition(".")[2])
+    return abs(float(digits) - value) <= 0.5 * 10**-places + 1e-9
