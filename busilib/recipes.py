@@ -115,7 +115,7 @@ PROFILES = {
         "B-frozen": {"image_size": 75, "epochs": 10, "views": 2},
         "B-tuned": {"image_size": 75, "epochs": 2, "views": 1},
         # Paper A's head, trained dozens of times in lessons 07 and 08: `study`.
-        "study": {"image_size": 32, "batch_size": 32, "epochs": 15},
+        "study": {"image_size": 32},
     },
     "full": {"phantoms": 780, "folds": 5, "study": {}},
 }

@@ -142,6 +142,33 @@ def three_ways():
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+def markdown():
+    """Return the README's two tables of stored studies: what each leak is worth, and the clean protocol."""
+    names = [name for name in stored.tables() if name.startswith("leaks-")]
+    tables = {name.removeprefix("leaks-"): worth(stored.table(name)) for name in names}
+    lines = [f"| leak | {' | '.join(f'{name}, points [95 %]' for name in tables)} |", "|---" * (len(tables) + 1) + "|"]
+    for kind, what in LEAKS.items():
+        cells = (
+            f"{t.loc[kind, 'mean']:+.1f} [{t.loc[kind, 'low']:+.1f}, {t.loc[kind, 'high']:+.1f}]"
+            for t in tables.values()
+        )
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    columns = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro F1",
+        "auc": "AUC",
+        "sensitivity_1": "sensitivity, malignant",
+    }
+    lines += ["", f"| clean protocol | scans | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    for name in ("clean-MobileNetV2", "clean-ResNet50"):
+        rows = stored.table(name).query("part == 'test' and seed == 0")
+        found = metrics.with_intervals(codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
+        cells = (f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found.loc[list(columns)].itertuples())
+        lines.append(f"| {name.removeprefix('clean-')} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def codes(labels):
     """Return the class numbers of class names: int (N,)."""
     return np.array([CLASSES.index(label) for label in labels])

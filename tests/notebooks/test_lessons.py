@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
 from busilib import batch, data, recipes, runs
@@ -59,6 +60,17 @@ def quick():
 def test_quick_training_is_real(quick, name):
     scores = quick[name].summary("test")
     assert scores["accuracy_low"] > scores["majority"], runs.metrics.text(scores)
+
+
+def test_the_phantoms_plant_the_leaks():
+    """What lesson 07 measures on phantoms, found when it has run in this session."""
+    from busilib import studies
+    from busilib.learning import heads, models
+
+    scans, recipe = data.load("phantom", profile="quick", seed=0), recipes.study("quick")
+    base = heads.Heads(recipe, models.find_weights("auto", recipe.backbone, scans.name, "quick"))
+    worth = studies.worth(pd.concat([studies.leaks_of(base, scans, seed) for seed in range(5)]))
+    assert (worth.loc[["copies", "masks", "validation"], "mean"] > 0).all(), worth
 
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
