@@ -4,22 +4,24 @@
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
     python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds a seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
+    python benchmarks/studies.py picture            docs/images/leaks.png from the stored tables
 
 Prints each seed's table. What is finished is found again in the user's cache.
 """
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 
-from busilib import recipes, stored, studies
+from busilib import figures, recipes, stored, studies
 from busilib.data import catalogue
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("study", choices=("leaks", "inputs", "clean", "masks"))
-    parser.add_argument("folder")
+    parser.add_argument("study", choices=("leaks", "inputs", "clean", "masks", "picture"))
+    parser.add_argument("folder", nargs="?", help="of the real BUSI")
     parser.add_argument("--backbone", default="ResNet50")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--preprocessing")
@@ -27,6 +29,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", action="store_true")
     options = parser.parse_args()
+    if options.study == "picture":
+        return picture()
+    if not options.folder:
+        parser.error("name the folder of the real BUSI")
     scans = catalogue.read(options.folder, name="busi")
     (masks_alone if options.study == "masks" else on_heads)(scans, options)
 
@@ -57,6 +63,14 @@ def on_heads(scans, options):
     extra = [options.preprocessing, options.class_weight and "weighted"]
     name = "-".join([options.study, options.backbone, *filter(None, extra)])
     keep(name, pd.concat(tables, ignore_index=True), studies.about(base, scans, weights, seeds), options.store)
+
+
+def picture():
+    tables = {
+        f"BUSI, {name}": studies.worth(stored.table(f"leaks-{name}")).set_index("what")
+        for name in ("ResNet50", "MobileNetV2")
+    }
+    figures.worth(tables).save(Path(__file__).parents[1] / "docs" / "images" / "leaks.png")
 
 
 def keep(name, table, about, store):
