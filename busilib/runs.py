@@ -113,7 +113,9 @@ class Run:
 
             return joblib.load(self.folder / "model.joblib")
         if not (self.folder / "model.keras").is_file():
-            raise RunError(f"{self.name} has no model.keras and no model.joblib: its scores are there, its model is not")
+            raise RunError(
+                f"{self.name} has no model.keras and no model.joblib: its scores are there, its model is not"
+            )
         import keras
 
         return keras.models.load_model(self.folder / "model.keras", compile=False)

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from busilib import runs as _runs
-from busilib.data import catalogue, images, splits
+from busilib.data import images, shapes, splits
 from busilib.learning import models
 from busilib.learning.comparators import base
 from busilib.learning.comparators.base import Images, check_classes, check_folds, check_probabilities, measure
@@ -88,9 +88,7 @@ def run(system, scans, split, *, weights="auto", profile="quick", seed=0, runs="
     found = models.Weights("none", "No pretrained weights: all is learned here.")
     if isinstance(system, Frozen):
         found = models.find_weights(weights, system.backbone, scans.name, profile)
-    return _runs.find_or_train(
-        system, scans, split, partial(train, scans=scans), weights=found, seed=seed, runs=runs
-    )
+    return _runs.find_or_train(system, scans, split, partial(train, scans=scans), weights=found, seed=seed, runs=runs)
 
 
 def train(system, split, *, scans, weights, seed=0, start=None):
@@ -119,6 +117,6 @@ def _pixels(system, split, scans):
     """Return what the system looks at: uint8 (N, size, size, 3), one a row of the split."""
     if system.reads == "scan":
         return images.load(split.table["path"], system.image_size)
-    rows = {row.image_id: row for row in scans.table.itertuples()}
-    masks = [catalogue.mask_union(rows[name], system.image_size) for name in split.table["image_id"]]
+    paths = scans.table.set_index("image_id")["mask_paths"]
+    masks = [shapes.small_mask(paths[name], system.image_size) for name in split.table["image_id"]]
     return np.repeat(np.stack(masks)[..., None].astype(np.uint8) * 255, 3, axis=-1)

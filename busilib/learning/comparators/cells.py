@@ -71,7 +71,7 @@ class Cells(Network):
     """
 
     name: ClassVar[str] = "enas"
-    title: ClassVar[str] = "ENAS cells"
+    title: ClassVar[str] = "ENAS-style cells"
     image_size: int = 128
     epochs: int = 100
     batch_size: int = 32

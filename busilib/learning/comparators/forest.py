@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 from skimage.feature import graycomatrix, graycoprops, hog, local_binary_pattern
-from skimage.measure import label, perimeter, regionprops
 from sklearn.ensemble import RandomForestClassifier
 
+from busilib.data import shapes
 from busilib.learning.comparators.base import NO_EPOCHS, Comparator
 
 PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
@@ -29,30 +29,6 @@ def texture(image):
         patterns = local_binary_pattern(image, points, radius, method="uniform")
         rings.append(np.bincount(patterns.astype(int).ravel(), minlength=points + 2) / patterns.size)
     return np.concatenate([edges, pairs, *rings])
-
-
-SHAPE = (
-    "area", "perimeter", "solidity", "eccentricity", "extent", "height", "width", "row", "column", "circularity",
-    "orientation", "parts", "convex_area",
-)  # fmt: skip
-
-
-def shape(mask):
-    """Return the features `SHAPE` of one mask (size, size), bool, in pixels; zeros for a black mask.
-
-    All lesions of a mask are measured as one region. circularity = 4π · area / perimeter², 1 for a disc.
-    """
-    if not mask.any():
-        return np.zeros(len(SHAPE))
-    one = regionprops(mask.astype(np.uint8))[0]
-    top, left, bottom, right = one.bbox
-    around = perimeter(mask)
-    return np.array(
-        [
-            one.area, around, one.solidity, one.eccentricity, one.extent, bottom - top, right - left, *one.centroid,
-            4 * np.pi * one.area / max(around, 1) ** 2, one.orientation, label(mask).max(), one.area_convex,
-        ]
-    )  # fmt: skip
 
 
 @dataclass
@@ -85,7 +61,7 @@ class TextureForest(Forest):
     """
 
     name: ClassVar[str] = "forest"
-    title: ClassVar[str] = "random forest, texture"
+    title: ClassVar[str] = "random forest"
 
     def features(self, pixels):
         """Return the texture features (N, F)."""
@@ -97,13 +73,13 @@ class ShapeForest(Forest):
     """Random forest on the shape of the ground-truth mask: a warning, not a comparator.
 
     It never sees a scan. A radiologist drew its input, and drew nothing for a normal scan: the answer is in it.
-    known: that masks were inputs in paper B. chosen: the features `SHAPE`.
+    known: that masks were inputs in paper B. chosen: `busilib.data.shapes.FEATURES`.
     """
 
     name: ClassVar[str] = "shape"
-    title: ClassVar[str] = "random forest, mask shape"
+    title: ClassVar[str] = "random forest on the mask's shape"
     reads: ClassVar[str] = "mask"
 
     def features(self, pixels):
-        """Return the shape features (N, 13)."""
-        return np.stack([shape(image[..., 0] > 127) for image in pixels])
+        """Return the shape features (N, 12)."""
+        return np.array([shapes.features(image[..., 0] > 0) for image in pixels])

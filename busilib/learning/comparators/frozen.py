@@ -45,7 +45,7 @@ class Svm(Frozen):
     """
 
     name: ClassVar[str] = "svm"
-    title: ClassVar[str] = "SVM + ResNet50"
+    title: ClassVar[str] = "SVM on ResNet50 features"
     image_size: int = 224
     backbone: str = "ResNet50"
     c: float = 1.0
@@ -142,7 +142,7 @@ class InceptionSoftmax(Frozen):
     """
 
     name: ClassVar[str] = "inception"
-    title: ClassVar[str] = "Inception-ResNet-v2"
+    title: ClassVar[str] = "Inception-ResNet-v2, plain head"
     image_size: int = 224
     backbone: str = "InceptionResNetV2"
     epochs: int = 100

@@ -1,0 +1,94 @@
+"""Several systems on the same images: scores with intervals, and paired differences.
+
+A system is a list of runs, one a fold; its answers are the test parts put together, where each image appears once.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from busilib import metrics
+from busilib.errors import RunError
+from busilib.recipes import CLASSES
+from busilib.runs import PROBABILITIES
+
+
+def pool(systems):
+    """Return the answers of all systems, dict name → table of one row an image, in the same order for all.
+
+    ``systems``: dict name → list of Runs, one a fold. The tables have image_id, fold (from 1), label, p_benign,
+    p_malignant, p_normal, truth and predicted (class numbers). Raises RunError when two folds of a system test the
+    same image, when two systems were tested on different images, or when a probability is not a number.
+    """
+    pooled = {}
+    for name, folds in systems.items():
+        parts = [run.part("test").assign(fold=number) for number, run in enumerate(folds, start=1)]
+        table = pd.concat(parts).sort_values("image_id").reset_index(drop=True)
+        twice = table.loc[table["image_id"].duplicated(), "image_id"]
+        if len(twice):
+            raise RunError(f"{name}: {len(twice)} images are tested in two folds, {twice.iloc[0]!r} for instance")
+        values = table[PROBABILITIES].to_numpy(dtype=float)
+        if not np.isfinite(values).all():
+            raise RunError(f"{name}: {(~np.isfinite(values)).any(axis=1).sum()} images have a probability of NaN")
+        truth = table["label"].map(CLASSES.index)
+        pooled[name] = table.assign(truth=truth, predicted=values.argmax(axis=1))
+    first, *others = pooled
+    for name in others:
+        odd = set(pooled[first]["image_id"]) ^ set(pooled[name]["image_id"])
+        if odd:
+            raise RunError(
+                f"{first} and {name} were not tested on the same images: {len(odd)} differ, {sorted(odd)[0]!r} for "
+                "instance. Run both on the same folds."
+            )
+    return pooled
+
+
+def scores(pooled, groups, draws=1000):
+    """Return one row a system, best first: n, right, accuracy, macro_f1 and malignant (sensitivity), with intervals.
+
+    ``groups``: Series image_id → group of near-identical scans; whole groups are drawn for the intervals (95 %).
+    """
+    rows = {}
+    for name, table in pooled.items():
+        names = table["image_id"].map(groups)
+        row = {"n": len(table), "right": int((table["truth"] == table["predicted"]).sum())}
+        for measure, score in MEASURES.items():
+            row[measure] = score(table["truth"], table["predicted"])
+            row[f"{measure}_low"], row[f"{measure}_high"] = metrics.grouped_bootstrap(
+                score, names, table["truth"], table["predicted"], draws=draws
+            )
+        rows[name] = row
+    return pd.DataFrame(rows).T.astype({"n": int, "right": int}).sort_values("accuracy", ascending=False, kind="stable")
+
+
+def differences(pooled, groups, best, draws=1000):
+    """Return one row a system: its accuracy minus that of ``best`` on the same images, with low and high (95 %).
+
+    Paired: a draw takes the same groups for both. An interval that holds 0 leaves open which of the two is better.
+    """
+    rows = {}
+    for name, table in pooled.items():
+        arrays = (table["truth"], table["predicted"], pooled[best]["predicted"])
+        low, high = metrics.grouped_bootstrap(_gain, table["image_id"].map(groups), *arrays, draws=draws)
+        rows[name] = {"difference": _gain(*map(np.asarray, arrays)), "low": low, "high": high}
+    return pd.DataFrame(rows).T
+
+
+def _accuracy(truth, predicted):
+    return float(np.mean(np.asarray(truth) == np.asarray(predicted)))
+
+
+def _macro_f1(truth, predicted):
+    return float(f1_score(truth, predicted, labels=range(len(CLASSES)), average="macro", zero_division=0))
+
+
+def _malignant(truth, predicted):
+    ill = np.asarray(truth) == CLASSES.index("malignant")
+    return float(np.mean(np.asarray(predicted)[ill] == CLASSES.index("malignant"))) if ill.any() else float("nan")
+
+
+MEASURES = {"accuracy": _accuracy, "macro_f1": _macro_f1, "malignant": _malignant}
+
+
+def _gain(truth, predicted, best):
+    return float(np.mean(predicted == truth) - np.mean(best == truth))
