@@ -100,9 +100,7 @@ def store(options, scans):
     pooled = comparison.pool(found)
     scores = comparison.scores(pooled, groups)
     best = next(name for name in scores.index if name != "shape")  # it sees masks, not scans
-    gaps = comparison.differences(pooled, groups, best).rename(
-        columns={"low": "difference_low", "high": "difference_high"}
-    )
+    gaps = comparison.differences(pooled, groups, best)
     rows = []
     for name, score in scores.join(gaps).iterrows():
         info, costs = found[name][0].info, pd.DataFrame([run.info for run in found[name]])
@@ -127,7 +125,7 @@ def store(options, scans):
     about = {
         "dataset": scans.name,
         "dataset_sha256": scans.sha256,
-        "protocol": f"clean: grouped, stratified {options.folds}-fold; trained on the train part, validation chooses only",
+        "protocol": f"clean: grouped, stratified {options.folds}-fold; the train part trains, validation only chooses",
         "seed": 0,
         "best": best,
         "intervals": "95 %, bootstrap over groups of near-identical scans, 1000 draws, all folds' test parts together",

@@ -113,9 +113,7 @@ class Run:
 
             return joblib.load(self.folder / "model.joblib")
         if not (self.folder / "model.keras").is_file():
-            raise RunError(
-                f"{self.name} has no model.keras and no model.joblib: its scores are there, its model is not"
-            )
+            raise RunError(f"{self.name} has neither model.keras nor model.joblib: its model was not kept")
         import keras
 
         return keras.models.load_model(self.folder / "model.keras", compile=False)

@@ -62,7 +62,9 @@ def scores(pooled, groups, draws=1000):
 
 
 def differences(pooled, groups, best, draws=1000):
-    """Return one row a system: its accuracy minus that of ``best`` on the same images, with low and high (95 %).
+    """Return one row a system: its accuracy minus that of ``best`` on the same images, with its 95 % interval.
+
+    Columns: difference, difference_low, difference_high.
 
     Paired: a draw takes the same groups for both. An interval that holds 0 leaves open which of the two is better.
     """
@@ -70,7 +72,8 @@ def differences(pooled, groups, best, draws=1000):
     for name, table in pooled.items():
         arrays = (table["truth"], table["predicted"], pooled[best]["predicted"])
         low, high = metrics.grouped_bootstrap(_gain, table["image_id"].map(groups), *arrays, draws=draws)
-        rows[name] = {"difference": _gain(*map(np.asarray, arrays)), "low": low, "high": high}
+        gain = _gain(*map(np.asarray, arrays))
+        rows[name] = {"difference": gain, "difference_low": low, "difference_high": high}
     return pd.DataFrame(rows).T
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from busilib import runs as _runs
 from busilib.data import images, shapes, splits
 from busilib.learning import models
-from busilib.learning.comparators import base
 from busilib.learning.comparators.base import Images, check_classes, check_folds, check_probabilities, measure
 from busilib.learning.comparators.baselines import Logistic, Majority, NearestNeighbour
 from busilib.learning.comparators.capsule import Capsules

@@ -37,7 +37,8 @@ def route(votes, iterations=3):
 def margin_loss(labels, lengths):
     """Return the loss (N,): a capsule of the true class should be longer than 0.9, of another shorter than 0.1.
 
-    ``labels`` (N,) or (N, 1) class numbers, ``lengths`` (N, 3). Σ T max(0, 0.9 − |v|)² + 0.5 (1 − T) max(0, |v| − 0.1)².
+    ``labels`` (N,) or (N, 1) class numbers, ``lengths`` (N, 3); T = 1 for the true class, else 0:
+    Σ T max(0, 0.9 − |v|)² + 0.5 (1 − T) max(0, |v| − 0.1)².
     """
     true = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), len(CLASSES))
     short, long = ops.relu(0.9 - lengths), ops.relu(lengths - 0.1)
