@@ -76,7 +76,7 @@ class Network(Comparator):
     epochs: int
     batch_size: int
     learning_rate: float  # of Adam
-    patience: int  # epochs without a better validation loss before it stops; the best epoch is kept
+    patience: int  # epochs without a better validation accuracy before it stops; the best epoch is kept
 
     def build(self):
         """Return (network, output): uint8 pixels to probabilities, and the tensor that the loss looks at."""
@@ -112,13 +112,16 @@ def grey(pixels):
 
 
 def fit_network(network, train, validation, settings, loss):
-    """Fit a network with Adam, keep the epoch with the lowest validation loss, return one row an epoch.
+    """Fit a network with Adam, keep the epoch with the best validation accuracy, return one row an epoch.
 
     ``train`` and ``validation`` have ``[0]`` inputs and ``[1]`` labels. ``settings`` has epochs, batch_size,
     learning_rate and patience. What is compiled must not be what is saved, or the optimizer is saved with it.
     """
     network.compile(keras.optimizers.Adam(settings.learning_rate), loss, metrics=["accuracy"])
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=settings.patience, restore_best_weights=True)
+    # Not by val_loss: on few images it rises with every confident mistake while the decisions still get better.
+    stop = keras.callbacks.EarlyStopping(
+        "val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
+    )
     result = network.fit(
         train[0],
         train[1],

@@ -64,12 +64,17 @@ class Svm(Frozen):
         return self.extractor.count_params() + learned, learned
 
 
+def solve(h, targets, ridge):
+    """Return the B that makes |H B − T|² + λ |B|² smallest: (HᵀH + λ I)⁻¹ Hᵀ T, for H (N, M) and T (N, K)."""
+    return np.linalg.solve(h.T @ h + ridge * np.eye(h.shape[1]), h.T @ targets)
+
+
 class RandomisedNetwork:
     """One hidden layer that is drawn and never trained; only the output layer is, and that by solving an equation.
 
-    H = sigmoid(X W + b), with W and b drawn; the output weights are the ridge solution
-    B = (HᵀH + λ I)⁻¹ Hᵀ T for one-hot targets T. Source: Schmidt, Kraaijveld & Duin 1992; as "extreme learning
-    machine", Huang, Zhu & Siew, Neurocomputing 70 (2006) 489. ``width``: neurons of the hidden layer; ``ridge``: λ.
+    H = sigmoid(X W + b), with W and b drawn; the output weights B are what `solve` gives for one-hot targets.
+    Source: Schmidt, Kraaijveld & Duin 1992; as "extreme learning machine", Huang, Zhu & Siew, Neurocomputing 70 (2006)
+    489. ``width``: neurons of the hidden layer; ``ridge``: λ.
     """
 
     def __init__(self, width, ridge, seed=0):
@@ -85,8 +90,7 @@ class RandomisedNetwork:
         # Divided by √F so that a sum over many standardised features stays where the sigmoid bends.
         self.weights = rng.normal(size=(x.shape[1], self.width)) / np.sqrt(x.shape[1])
         self.bias = rng.uniform(-1, 1, size=self.width)
-        h = self.hidden(x)
-        self.output = np.linalg.solve(h.T @ h + self.ridge * np.eye(self.width), h.T @ targets)
+        self.output = solve(self.hidden(x), targets, self.ridge)
         return self
 
     def predict(self, x):
