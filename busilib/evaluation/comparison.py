@@ -77,6 +77,24 @@ def differences(pooled, groups, best, draws=1000):
     return pd.DataFrame(rows).T
 
 
+def markdown(table):
+    """Return the stored table "comparators" (`busilib.stored.table`) as the README shows it, one line a system."""
+    lines = [
+        "| system | accuracy [95 %] | macro F1 [95 %] | malignant found | difference to the best | base | parameters "
+        "| CPU time | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        gap = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+        lines.append(
+            f"| {row['title']} | {row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}] "
+            f"| {row['macro_f1']:.3f} [{row['macro_f1_low']:.3f}, {row['macro_f1_high']:.3f}] | {row['malignant']:.2f} "
+            f"| {gap if row['difference'] else 'the best'} | {row['backbone'] or ''} | {row['parameters']:,} "
+            f"| {row['cpu_seconds']:.0f} s | {row['memory_mb']:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
 def _accuracy(truth, predicted):
     return float(np.mean(np.asarray(truth) == np.asarray(predicted)))
 

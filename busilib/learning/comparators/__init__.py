@@ -59,12 +59,15 @@ def get(name, profile="quick", **changes):
     return SYSTEMS[name](**(QUICK.get(name, {}) if profile == "quick" else {}) | changes)
 
 
-def folds(scans, count=5, seed=0):
+def folds(scans, count=5, seed=0, protocol="clean"):
     """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
 
-    Raises SplitError when a class has fewer images (near-identical ones counted once) than there are folds, or when a
-    part of a fold is without one of the classes.
+    ``protocol="paper"`` gives paper A's single split instead, whose test part is its validation part as well. Raises
+    SplitError when a class has fewer images (near-identical ones counted once) than there are folds, or when a part of
+    a fold is without one of the classes.
     """
+    if protocol == "paper":
+        return [splits.paper_a(scans, seed)]
     table = scans.table
     check_folds(table["label"].map(CLASSES.index), table["group"], count)
     made = [splits.clean(scans, fold, count, seed) for fold in range(count)]
@@ -98,13 +101,15 @@ def train(system, split, *, scans, weights, seed=0, start=None):
     """
     check_parts(split)
     pixels = _pixels(system, split, scans)
-    labels, part = split.table["label"].map(CLASSES.index).to_numpy(), split.table["split"].to_numpy()
-    groups = split.table["group"].to_numpy()
+    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
+    everything = Images(pixels, table["label"].map(CLASSES.index).to_numpy(), split.table["group"].to_numpy())
+    known = []
+    for part in ("train", "validation"):
+        rows = table["file_id"].isin(split.part(part)["file_id"]).to_numpy()
+        known.append(Images(*(values[rows] for values in everything)))
     learner = replace(system)
     with measure() as cost:
-        known = [Images(pixels[part == name], labels[part == name], groups[part == name]) for name in splits.PARTS[:2]]
         history = learner.fit(*known, weights=weights, seed=seed)
-    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
     said = check_probabilities(learner.predict(pixels), len(pixels), f"{system.title} ({split.name})")
     table[_runs.PROBABILITIES] = said.round(6)
     count, learned = learner.parameters()

@@ -50,7 +50,7 @@ def fitting(x, width, stride=1):
     """Make a tensor ``width`` channels wide, and smaller by ``stride``: ReLU, 1 × 1 convolution, BatchNormalization."""
     x = layers.ReLU()(x)
     if stride > 1:
-        # Not a strided 1 × 1 convolution: its gradient crashes TensorFlow 2.21 on a CPU, and it skips three values of four.
+        # Not a strided 1 × 1 convolution: its gradient crashes TensorFlow 2.21 on a CPU.
         x = layers.AveragePooling2D(stride)(x)
     x = layers.Conv2D(width, 1, use_bias=False)(x)
     return layers.BatchNormalization(momentum=0.9)(x)
