@@ -1,12 +1,15 @@
 """comparison: systems on the same images, or an error; intervals that respect groups and pairs."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from busilib import runs
+from busilib import metrics, runs, stored
 from busilib.errors import RunError
 from busilib.evaluation import comparison
+from busilib.learning import comparators
 from busilib.recipes import CLASSES
 
 
@@ -69,3 +72,36 @@ def test_pool_refuses_what_cannot_be_compared(systems, tmp_path):
     table.to_csv(good[0].folder / "predictions.csv", index=False)
     with pytest.raises(RunError, match="good: 1 images have a probability of NaN"):
         comparison.pool({"good": [runs.open_run(good[0].folder), good[1]]})
+
+
+BUSI = stored.table("comparators").set_index("system")
+
+
+@pytest.mark.parametrize("name", comparators.SYSTEMS)
+def test_the_stored_table_agrees_with_its_matrices(name):
+    row, matrix = BUSI.loc[name], np.array(BUSI.loc[name, "confusion"])
+    assert matrix.sum() == row["n"] and np.trace(matrix) == row["right"]
+    assert row["accuracy"] == pytest.approx(row["right"] / row["n"])
+    assert row["macro_f1"] == pytest.approx(metrics.averages(matrix)["macro_f1"])
+    assert row["malignant"] == pytest.approx(matrix[1, 1] / matrix[1].sum())
+    assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+    best = BUSI.loc[stored.about("comparators")["best"]]
+    assert row["difference"] == pytest.approx(row["accuracy"] - best["accuracy"])
+    assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+    assert len(row["fold_accuracy"]) == 5 and row["cpu_seconds"] >= 0 and row["memory_mb"] >= 0
+    assert (row["input"] == "mask") == (name == "shape")
+
+
+def test_the_stored_table_says_on_what_it_was_measured():
+    about = stored.about("comparators")
+    assert about["dataset"] == "busi" and {"protocol", "intervals", "cpu_seconds", "memory_mb", "device"} <= set(about)
+    assert BUSI["n"].nunique() == 1 and len({tuple(np.sum(matrix, axis=1)) for matrix in BUSI["confusion"]}) == 1
+    best = stored.about("comparators")["best"]
+    assert best != "shape" and BUSI.loc[BUSI["input"] == "scan", "accuracy"].idxmax() == best
+    assert "/" not in " ".join(BUSI["weights"]), "no path"
+
+
+def test_the_readme_shows_the_stored_table():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = comparison.markdown(stored.table("comparators"))
+    assert table in readme, f"copy this into the README, under Measured:\n{table}"
