@@ -128,7 +128,7 @@ def store(options, scans):
         "protocol": f"clean: grouped, stratified {options.folds}-fold; the train part trains, validation only chooses",
         "seed": 0,
         "best": best,
-        "intervals": "95 %, bootstrap over groups of near-identical scans, 1000 draws, all folds' test parts together",
+        "intervals": "95 %, bootstrap over groups of near-identical scans, 500 draws, all folds' test parts together",
         "cpu_seconds": "CPU time of fitting, features of the base included, all threads, mean of the folds",
         "memory_mb": "rise of the process's resident memory while fitting, sampled 50 times a second, highest fold; "
         "own process, after loading the framework and the images",

@@ -5,7 +5,6 @@ A system is a list of runs, one a fold; its answers are the test parts put toget
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from busilib import metrics
 from busilib.errors import RunError
@@ -43,25 +42,26 @@ def pool(systems):
     return pooled
 
 
-def scores(pooled, groups, draws=1000):
+MEASURES = {"accuracy": "accuracy", "macro_f1": "macro_f1", f"sensitivity_{CLASSES.index('malignant')}": "malignant"}
+
+
+def scores(pooled, groups, draws=500):
     """Return one row a system, best first: n, right, accuracy, macro_f1 and malignant (sensitivity), with intervals.
 
     ``groups``: Series image_id → group of near-identical scans; whole groups are drawn for the intervals (95 %).
     """
     rows = {}
     for name, table in pooled.items():
-        names = table["image_id"].map(groups)
-        row = {"n": len(table), "right": int((table["truth"] == table["predicted"]).sum())}
-        for measure, score in MEASURES.items():
-            row[measure] = score(table["truth"], table["predicted"])
-            row[f"{measure}_low"], row[f"{measure}_high"] = metrics.grouped_bootstrap(
-                score, names, table["truth"], table["predicted"], draws=draws
-            )
-        rows[name] = row
+        rows[name] = {"n": len(table), "right": int((table["truth"] == table["predicted"]).sum())}
+        of = table["image_id"].map(groups)
+        found = metrics.with_intervals(table["truth"], table[PROBABILITIES], of, draws=draws)
+        for key, measure in MEASURES.items():
+            value, low, high = found.loc[key, ["value", "low", "high"]]
+            rows[name] |= {measure: value, f"{measure}_low": low, f"{measure}_high": high}
     return pd.DataFrame(rows).T.astype({"n": int, "right": int}).sort_values("accuracy", ascending=False, kind="stable")
 
 
-def differences(pooled, groups, best, draws=1000):
+def differences(pooled, groups, best, draws=500):
     """Return one row a system: its accuracy minus that of ``best`` on the same images, with its 95 % interval.
 
     Columns: difference, difference_low, difference_high.
@@ -93,22 +93,6 @@ def markdown(table):
             f"| {row['cpu_seconds']:.0f} s | {row['memory_mb']:.0f} MB |"
         )
     return "\n".join(lines)
-
-
-def _accuracy(truth, predicted):
-    return float(np.mean(np.asarray(truth) == np.asarray(predicted)))
-
-
-def _macro_f1(truth, predicted):
-    return float(f1_score(truth, predicted, labels=range(len(CLASSES)), average="macro", zero_division=0))
-
-
-def _malignant(truth, predicted):
-    ill = np.asarray(truth) == CLASSES.index("malignant")
-    return float(np.mean(np.asarray(predicted)[ill] == CLASSES.index("malignant"))) if ill.any() else float("nan")
-
-
-MEASURES = {"accuracy": _accuracy, "macro_f1": _macro_f1, "malignant": _malignant}
 
 
 def _gain(truth, predicted, best):

@@ -74,31 +74,34 @@ def test_pool_refuses_what_cannot_be_compared(systems, tmp_path):
         comparison.pool({"good": [runs.open_run(good[0].folder), good[1]]})
 
 
-BUSI = stored.table("comparators").set_index("system")
+@pytest.fixture(scope="module")
+def busi_table():
+    """What benchmarks/comparators.py stored, by system."""
+    return stored.table("comparators").set_index("system")
 
 
 @pytest.mark.parametrize("name", comparators.SYSTEMS)
-def test_the_stored_table_agrees_with_its_matrices(name):
-    row, matrix = BUSI.loc[name], np.array(BUSI.loc[name, "confusion"])
+def test_the_stored_table_agrees_with_its_matrices(name, busi_table):
+    row, matrix = busi_table.loc[name], np.array(busi_table.loc[name, "confusion"])
     assert matrix.sum() == row["n"] and np.trace(matrix) == row["right"]
     assert row["accuracy"] == pytest.approx(row["right"] / row["n"])
     assert row["macro_f1"] == pytest.approx(metrics.averages(matrix)["macro_f1"])
     assert row["malignant"] == pytest.approx(matrix[1, 1] / matrix[1].sum())
     assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
-    best = BUSI.loc[stored.about("comparators")["best"]]
+    best = busi_table.loc[stored.about("comparators")["best"]]
     assert row["difference"] == pytest.approx(row["accuracy"] - best["accuracy"])
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert len(row["fold_accuracy"]) == 5 and row["cpu_seconds"] >= 0 and row["memory_mb"] >= 0
     assert (row["input"] == "mask") == (name == "shape")
 
 
-def test_the_stored_table_says_on_what_it_was_measured():
+def test_the_stored_table_says_on_what_it_was_measured(busi_table):
     about = stored.about("comparators")
     assert about["dataset"] == "busi" and {"protocol", "intervals", "cpu_seconds", "memory_mb", "device"} <= set(about)
-    assert BUSI["n"].nunique() == 1 and len({tuple(np.sum(matrix, axis=1)) for matrix in BUSI["confusion"]}) == 1
+    assert busi_table["n"].nunique() == 1 and len({tuple(np.sum(matrix, axis=1)) for matrix in busi_table["confusion"]}) == 1
     best = stored.about("comparators")["best"]
-    assert best != "shape" and BUSI.loc[BUSI["input"] == "scan", "accuracy"].idxmax() == best
-    assert "/" not in " ".join(BUSI["weights"]), "no path"
+    assert best != "shape" and busi_table.loc[busi_table["input"] == "scan", "accuracy"].idxmax() == best
+    assert "/" not in " ".join(busi_table["weights"]), "no path"
 
 
 def test_the_readme_shows_the_stored_table():
