@@ -112,7 +112,7 @@ def store(options, scans):
                 "fold_accuracy": [round(run.summary()["accuracy"], 4) for run in found[name]],
                 "confusion": metrics.confusion_matrix(truth, said).tolist(),
                 "image_size": info["recipe"]["image_size"],
-                "backbone": info["recipe"].get("backbone"),
+                "backbone": info["recipe"].get("backbone", ""),
                 "weights": info["weights"]["sentence"],
                 "settings": {k: v for k, v in info["recipe"].items() if k not in ("name", "title")},
                 "parameters": int(costs["parameters"].mean()),

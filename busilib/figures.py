@@ -720,7 +720,7 @@ def comparison(table, baseline):
         left.scatter(table["printed"][rows] / 100, places[rows], **style)
     left.axvline(baseline, color=PAPER, ls="--", lw=1, label="majority class")
     left.set_yticks(places, table.index)
-    left.set(xlabel="accuracy, 95 % interval", xlim=(0.2, 1.02))
+    left.set(xlabel="accuracy, 95 % interval", xlim=(min(0.2, table["accuracy_low"].min() - 0.02), 1.02))
     left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     right.axvline(0, color=PAPER, ls="--", lw=1)
     right.set(xlabel=f"difference to {table.index[table['difference'].abs().argmin()]}")

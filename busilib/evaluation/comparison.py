@@ -89,7 +89,7 @@ def markdown(table):
         lines.append(
             f"| {row['title']} | {row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}] "
             f"| {row['macro_f1']:.3f} [{row['macro_f1_low']:.3f}, {row['macro_f1_high']:.3f}] | {row['malignant']:.2f} "
-            f"| {gap if row['difference'] else 'the best'} | {row['backbone'] or ''} | {row['parameters']:,} "
+            f"| {gap if row['difference'] else 'the best'} | {row['backbone']} | {row['parameters']:,} "
             f"| {row['cpu_seconds']:.0f} s | {row['memory_mb']:.0f} MB |"
         )
     return "\n".join(lines)
