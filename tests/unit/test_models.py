@@ -80,7 +80,9 @@ def test_the_heads_are_the_papers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("MobileNetV2", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("VGG16", 64), ("MobileNetV2", 64)]
+)
 def test_the_last_stage_and_the_file_name_are_kerass(name, size, monkeypatch):
     network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
     stage, block = (
