@@ -696,3 +696,44 @@ def reliability(tables):
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     ax.spines[["top", "right"]].set_visible(False)
     return Picture(figure, f"Reliability diagram with 95 % intervals, by bin of confidence. {'. '.join(words)}.")
+
+
+def comparison(table, baseline):
+    """Several systems on the same images: accuracy with its interval, and the paired difference to the best.
+
+    ``table``: index titles, best first; accuracy, accuracy_low, accuracy_high, difference, difference_low,
+    difference_high (fractions), printed (per cent, NaN where nothing was) and same_kind (was the printed number
+    measured on breast ultrasound?). ``baseline``: accuracy of the majority class.
+    """
+    figure = Figure(figsize=(10.5, 0.42 * len(table) + 1.7))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    places = np.arange(len(table))[::-1]
+    for ax, name, colour in ((left, "accuracy", TRAIN), (right, "difference", "black")):
+        value, low, high = (table[column] for column in (name, f"{name}_low", f"{name}_high"))
+        bars = {"fmt": "o", "capsize": 4, "color": colour}
+        ax.errorbar(value, places, xerr=[(value - low).clip(lower=0), (high - value).clip(lower=0)], **bars)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="x", alpha=0.25)
+    for same, face, text in ((True, PAPER, "printed, breast ultrasound"), (False, "none", "printed, other data")):
+        rows = (table["printed"].notna() & (table["same_kind"] == same)).to_numpy()
+        style = {"marker": "D", "facecolors": face, "edgecolors": PAPER, "label": text}
+        left.scatter(table["printed"][rows] / 100, places[rows], **style)
+    left.axvline(baseline, color=PAPER, ls="--", lw=1, label="majority class")
+    left.set_yticks(places, table.index)
+    left.set(xlabel="accuracy, 95 % interval", xlim=(min(0.2, table["accuracy_low"].min() - 0.02), 1.02))
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    right.axvline(0, color=PAPER, ls="--", lw=1)
+    right.set(xlabel=f"difference to {table.index[table['difference'].abs().argmin()]}")
+    figure.tight_layout()
+    words = [
+        f"{title}: {row['accuracy']:.2f} ({row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}), difference "
+        f"{row['difference']:+.2f} ({row['difference_low']:+.2f} to {row['difference_high']:+.2f})"
+        + (f", printed {row['printed'] / 100:.2f}" if row["printed"] == row["printed"] else "")
+        for title, row in table.iterrows()
+    ]
+    return Picture(
+        figure,
+        f"Two panels of points with intervals, one line a system. Left: accuracy on the same images; diamonds are the "
+        f"printed numbers, filled where they were measured on breast ultrasound; the dashed line is the majority "
+        f"class, {baseline:.2f}. Right: the paired difference to the best. {'; '.join(words)}.",
+    )

@@ -1,6 +1,6 @@
 """Runs: one trained model = one folder. Written whole or not at all, found again by its key.
 
-runs/<name>/  run.json · history.csv · predictions.csv · model.keras · model_card.md
+runs/<name>/  run.json · history.csv · predictions.csv · model.keras or model.joblib · model_card.md
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def _code():
     """Hash the code that a result depends on, so that a run of an older version is not taken for today's."""
     root = Path(busilib.__file__).parent
     digest = hashlib.sha256()
-    for file in [*sorted((root / "learning").glob("*.py")), root / "data" / "images.py"]:
+    for file in [*sorted((root / "learning").rglob("*.py")), root / "data" / "images.py"]:
         digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
@@ -103,7 +103,17 @@ class Run:
         return (self.folder / "model_card.md").read_text(encoding="utf-8")
 
     def model(self):
-        """Load the Keras model: uint8 (N, size, size, 3) to probabilities (N, 3)."""
+        """Load the model, whose ``predict`` takes uint8 (N, size, size, 3) and gives probabilities (N, 3).
+
+        A model.joblib, of scikit-learn, runs code when it is loaded: open only your own. Raises RunError when the
+        folder has no model, as a sweep may leave it.
+        """
+        if (self.folder / "model.joblib").is_file():
+            import joblib
+
+            return joblib.load(self.folder / "model.joblib")
+        if not (self.folder / "model.keras").is_file():
+            raise RunError(f"{self.name} has neither model.keras nor model.joblib: its model was not kept")
         import keras
 
         return keras.models.load_model(self.folder / "model.keras", compile=False)
@@ -151,8 +161,17 @@ def write(folder, trained, info):
         (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
         trained.history.to_csv(working / "history.csv", index=False)
         trained.predictions.to_csv(working / "predictions.csv", index=False)
-        trained.model.save(working / "model.keras")
+        _save(trained.model, working)
         (working / "model_card.md").write_text(card(Run(working)), encoding="utf-8")
+
+
+def _save(model, folder):
+    if hasattr(model, "save"):  # Keras
+        model.save(folder / "model.keras")
+    else:
+        import joblib
+
+        joblib.dump(model, folder / "model.joblib")
 
 
 def card(run):
@@ -174,8 +193,7 @@ def card(run):
         "",
         "For teaching and research, not for diagnosis.",
         "",
-        f"* **Network**: {recipe['backbone']}, {recipe['image_size']} px, preprocessing {recipe['preprocessing']}, "
-        f"unfrozen: {recipe['unfreeze']}. {info['weights']['sentence']}",
+        f"* **{_network(recipe)} {info['weights']['sentence']}",
         f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} "
         f"({', '.join(f'{part} {n}' for part, n in info['split']['files'].items())} files).",
         f"* **Declared overlaps between the parts**: {'; '.join(overlaps)}.",
@@ -192,6 +210,16 @@ def card(run):
         "",
     ]
     return "\n".join(lines)
+
+
+def _network(recipe):
+    if "unfreeze" in recipe:  # a recipe of the two papers
+        return (
+            f"Network**: {recipe['backbone']}, {recipe['image_size']} px, preprocessing {recipe['preprocessing']}, "
+            f"unfrozen: {recipe['unfreeze']}."
+        )
+    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title")]
+    return f"System**: {recipe['title']}: {', '.join(settings)}."
 
 
 def collect(runs="auto"):

@@ -34,6 +34,7 @@ BACKBONES = {
     "InceptionResNetV2": Backbone(
         "tf", "mixed_7a", "block8_9_ac", 75, "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
     ),
+    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", 32, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
     "MobileNetV2": Backbone(
         "tf", "block_12_add", "block_15_add", 32, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
     ),

@@ -75,6 +75,10 @@ def too_few_cells(notebook):
     notebook.cells = notebook.cells[:9] + notebook.cells[-1:]
 
 
+def too_many_cells(notebook):
+    notebook.cells += [nbformat.v4.new_markdown_cell("more")] * (41 - len(notebook.cells))
+
+
 def long_cell(notebook):
     skeleton.code(notebook)[3].source += "\nx = 1" * 12
 
@@ -137,6 +141,7 @@ BAD = {
     parameters_in_disorder: "the parameters must begin with DATASET",
     too_many_parameters: "at most six",
     too_few_cells: "10 cells; a sitting is 20 to 40",
+    too_many_cells: "41 cells; a sitting is 20 to 40",
     long_cell: "9 the limit",
     no_text_before: "no text cell before it",
     no_exercises: "the last cell lacks '## Exercises'",
@@ -157,3 +162,11 @@ def test_bad_notebook_is_complained_about(good, spoil):
     spoil(notebook)
     complaints = skeleton.check_all(notebook, LESSONS[0].name)
     assert any(BAD[spoil] in complaint for complaint in complaints), complaints
+
+
+def test_lesson_09_may_be_longer_but_has_a_limit_too(good):
+    notebook = copy.deepcopy(good)
+    notebook.cells += [nbformat.v4.new_markdown_cell("more")] * (60 - len(notebook.cells))
+    assert skeleton.check_cells(notebook, "09_comparators.ipynb") == []
+    notebook.cells += [nbformat.v4.new_markdown_cell("more")]
+    assert skeleton.check_cells(notebook, "09_comparators.ipynb") == ["61 cells; a sitting is 20 to 60"]

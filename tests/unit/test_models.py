@@ -51,9 +51,10 @@ def test_pixels_in_probabilities_out(name):
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "InceptionResNetV2", "MobileNetV2"])
+@pytest.mark.parametrize("name", ["ResNet50", "InceptionResNetV2", "VGG16", "MobileNetV2"])
 def test_own_preprocessing_is_keras_applications(name):
-    module = {"ResNet50": "resnet", "InceptionResNetV2": "inception_resnet_v2", "MobileNetV2": "mobilenet_v2"}[name]
+    modules = {"InceptionResNetV2": "inception_resnet_v2", "MobileNetV2": "mobilenet_v2", "ResNet50": "resnet"}
+    module = modules.get(name, name.lower())
     expected = getattr(keras.applications, module).preprocess_input(PIXELS.astype("float32"))
     found = models.preprocessing(recipe(name, preprocessing="own"))(PIXELS)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -79,7 +80,9 @@ def test_the_heads_are_the_papers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("MobileNetV2", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("ResNet50", 128), ("InceptionResNetV2", 150), ("VGG16", 64), ("MobileNetV2", 64)]
+)
 def test_the_last_stage_and_the_file_name_are_kerass(name, size, monkeypatch):
     network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
     stage, block = (
