@@ -21,6 +21,7 @@ import busilib
 from busilib import metrics
 from busilib.data.cache import cache_dir, write_folder
 from busilib.errors import RunError
+from busilib.progress import report
 from busilib.recipes import CLASSES
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
@@ -142,6 +143,7 @@ def find_or_train(recipe, scans, split, train, *, weights, seed=0, start=None, r
             info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
             info |= {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
             write(folder, trained, info)
+    report(run=name)
     return open_run(folder)
 
 
