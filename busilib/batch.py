@@ -97,7 +97,8 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
 
     When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt. Twice a second
     ``watch(state)`` is called with a `busilib.engine.State`; a reason (text) that it returns stops the kernel. ``env``
-    is added to the kernel's environment; ``cwd`` is the folder where it starts, this process's own when None. Raises LessonError for a parameter that does not fit, before anything starts.
+    is added to the kernel's environment; ``cwd`` is the folder where it starts, this process's own when None.
+    Raises LessonError for a parameter that does not fit, before anything starts.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -285,3 +286,10 @@ def tidy(notebook):
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
     return notebook
+
+
+def sweep(grid, out="runs/sweep", **where):
+    """Do all executions of a grid that are not finished yet, on one machine or many: see `busilib.sweep.sweep`."""
+    from busilib.sweep import sweep as many
+
+    return many(grid, out, **where)

@@ -4,6 +4,7 @@ Slow to import (papermill, nbclient), so batch imports it when a notebook is exe
 """
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -40,8 +41,8 @@ class Stopped(Exception):
 class WatchedEngine(NBClientEngine):
     """Execute a notebook; twice a second ``watch(State)`` is called, and what it returns (a reason) stops the kernel.
 
-    ``env`` is the kernel's environment, ``folder`` where it starts, ``report`` the file in which `busilib.progress.report`
-    writes, ``weights`` the seconds that each cell took last time, or None.
+    ``env`` is the kernel's environment, ``folder`` where it starts, ``report`` the file in which
+    `busilib.progress.report` writes, ``weights`` the seconds that each cell took last time, or None.
     """
 
     @classmethod
@@ -64,6 +65,7 @@ class WatchedEngine(NBClientEngine):
 
 
 papermill_engines.register("busilib", WatchedEngine)
+logger.setLevel(logging.ERROR)  # papermill warns of comments in the parameters cell that it cannot read
 
 
 def _look(client, watch, report, weights, over, why):
