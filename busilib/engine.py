@@ -48,8 +48,9 @@ class WatchedEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, env, folder, watch, report, weights, config, **_):
         client = PapermillNotebookClient(
-            nb_man, kernel_name=kernel_name, startup_timeout=180, config=config, log=logger
-        )
+            nb_man, kernel_name=kernel_name, startup_timeout=180, config=config, log=logger,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else it speaks of the interrupt that ends it
+        )  # fmt: skip
         over, why = threading.Event(), []
         look = threading.Thread(target=_look, args=(client, watch, report, weights, over, why), daemon=True)
         look.start()

@@ -39,6 +39,9 @@ KEYS = ("lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm")
 SLURM_KEYS = ("queue", "account", "gpus", "cores", "memory", "time", "jobs", "prologue")
 FAILED = "failed"
 STOP = ".stop"  # a file in OUT: whoever sees it ends its kernels
+CONNECT = "10s"  # how long a scheduler may take to answer
+# Ctrl-C in a terminal reaches the workers too: they leave it to the process that started them.
+DEAF = ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"]
 MISSING = "{} is not installed. Sweeps need the extra 'sweep': pip install \"busi-notebooks[sweep]\""
 
 
@@ -54,7 +57,7 @@ class Plan:
     threads: int | None = None  # of the kernel; None: a fair share of the worker's machine
     slots: dict = field(default_factory=dict)  # executions at a time of each host
     env: dict = field(default_factory=dict)
-    cwd: str | None = None
+    cwd: str = ""
 
     @property
     def target(self):
@@ -188,7 +191,7 @@ def carry_out(plan):
 
     What is finished is not done again. A failure leaves OUT/failed/NAME and nothing else.
     """
-    lesson, began = Path(plan.lesson), time.monotonic()
+    lesson, worker, began = Path(plan.lesson), _worker(), time.monotonic()
     if plan.target.is_dir():
         return recorded(plan)
     for left in plan.target.parent.glob(f".{plan.name}-*"):  # its worker was killed
@@ -199,8 +202,10 @@ def carry_out(plan):
             if "RUNS" in batch.parameters(lesson):
                 given.setdefault("RUNS", str(working / "runs"))
             with one_gpu(plan) as gpu:
-                env, cwd = plan.env | _threads(plan) | gpu, plan.cwd if Path(plan.cwd or "").is_dir() else None
-                done = batch.execute(lesson, working / lesson.name, given, watch=_watch(plan), env=env, cwd=cwd)
+                done = batch.execute(
+                    lesson, working / lesson.name, given, watch=_watch(plan, worker),
+                    env=plan.env | _threads(plan, worker) | gpu, cwd=plan.cwd if Path(plan.cwd).is_dir() else None,
+                )  # fmt: skip
             _record(working, plan, done)
             if done.error is not None:
                 _keep_failed(plan, working)
@@ -212,15 +217,27 @@ def carry_out(plan):
     return recorded(plan)
 
 
-def _watch(plan):
+def _watch(plan, worker):
     stop = Path(plan.out) / STOP
 
     def watch(state):
         if plan.minutes is not None and state.seconds > 60 * plan.minutes:
             return f"it ran past its time of {plan.minutes:g} minutes (cell {state.cell} of {state.cells})"
+        if worker and worker.status.name in ("closing", "closed", "failed"):  # it has lost its scheduler, for instance
+            return "its worker was closed"
         return "the sweep was stopped" if stop.exists() else None
 
     return watch
+
+
+def _worker():
+    """Return the Dask worker that this runs on, or None."""
+    from distributed import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None
 
 
 def _record(folder, plan, done):
@@ -257,14 +274,9 @@ def _keep_failed(plan, working):
                     shutil.copy2(file, kept)
 
 
-def _threads(plan):
+def _threads(plan, worker):
     """Return the environment that makes the kernels of a machine share its cores."""
-    from distributed import get_worker
-
-    slots = 1
-    with suppress(ValueError):  # not on a worker
-        worker = get_worker()
-        slots = plan.slots.get(worker.ip, worker.state.nthreads)
+    slots = plan.slots.get(worker.ip, worker.state.nthreads) if worker else 1
     # TensorFlow, oneDNN and BLAS, JAX. A Dask nanny sets OMP_NUM_THREADS=1 for all that it starts.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     threads = plan.threads or max(1, cores() // slots)
@@ -437,7 +449,10 @@ def _cluster(client, workers, scheduler, slurm, grid):
         raise LessonError(MISSING.format("Dask")) from error
     if sum(bool(choice) for choice in (client, workers, scheduler, slurm)) > 1:
         raise LessonError("Choose one of a client, workers, a scheduler and SLURM")
+    log, level = logging.getLogger("distributed.client"), logging.getLogger("distributed.client").level
     with ExitStack() as stack:
+        stack.callback(log.setLevel, level)
+        log.setLevel(logging.CRITICAL)  # a lost scheduler is reported in our own words
         setting = {}
         if slurm:
             cluster = stack.enter_context(slurm_cluster(grid))
@@ -450,7 +465,7 @@ def _cluster(client, workers, scheduler, slurm, grid):
             setting = {"threads": max(1, cores() // len(cluster.workers))}
         if client is None:
             try:
-                client = stack.enter_context(distributed.Client(cluster, timeout="10s"))
+                client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT))
             except (OSError, ValueError) as error:
                 raise LessonError(f"No Dask scheduler answers at {scheduler}: {error}") from error
         slots = collections.Counter()
@@ -470,6 +485,7 @@ def local_cluster(workers=None):
         n_workers=workers or len(gpus()) or 1,
         threads_per_worker=1,
         memory_limit=0,  # it would not see the kernels
+        preload=DEAF,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     )
