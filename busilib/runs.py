@@ -212,10 +212,13 @@ def collect(runs="auto"):
     the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the test part.
     A run that several executions made counts once.
     """
-    home = place(runs)
-    files = sorted([*home.glob("[!.]*/run.json"), *home.glob("[!.]*/runs/[!.]*/run.json")])
-    table = pd.DataFrame([row(file.parent) for file in files])
+    table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
     return table.drop_duplicates("run", ignore_index=True) if len(table) else table
+
+
+def files(folder, name):
+    """Return the files of that name (or pattern) in all run folders of a folder of runs, or of a sweep, sorted."""
+    return sorted([*Path(folder).glob(f"[!.]*/{name}"), *Path(folder).glob(f"[!.]*/runs/[!.]*/{name}")])
 
 
 def row(folder):

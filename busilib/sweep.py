@@ -414,11 +414,11 @@ def _stop(client, futures, out):
 
 
 def keep_best(out):
-    """Delete the models of a sweep but the best by validation of each recipe, data set and protocol.
+    """Delete the models of a folder of runs, or of a sweep, but the best by validation of each recipe and protocol.
 
-    A model with a whole backbone takes 100 to 400 MB. Everything else of a run stays.
+    A model with a whole backbone takes 100 to 400 MB. Everything else of a run stays. Two data sets are two matters.
     """
-    models = [file for file in sorted(Path(out).glob("[!.]*/runs/[!.]*/model.*")) if file.suffix != ".md"]
+    models = [*runs.files(out, "model.keras"), *runs.files(out, "model.joblib")]
     if len(models) < 2:
         return
     table = pd.DataFrame([runs.row(file.parent) for file in models]).assign(file=models)
