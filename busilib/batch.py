@@ -258,6 +258,7 @@ def refresh(names=()):
                 shutil.move(target, path)
         finally:
             target.unlink(missing_ok=True)
+            target.with_suffix(".traceback.txt").unlink(missing_ok=True)
     return executions
 
 

@@ -420,7 +420,7 @@ def keep_best(out):
     """
     models = [*runs.files(out, "model.keras"), *runs.files(out, "model.joblib")]
     if len(models) < 2:
-        return
+        return  # no choice
     table = pd.DataFrame([runs.row(file.parent) for file in models]).assign(file=models)
     best = table.groupby(["name", "dataset_kind", "protocol"])["validation_accuracy"].idxmax()
     for file in table["file"].drop(index=best):
@@ -455,17 +455,22 @@ def _cluster(client, workers, scheduler, slurm, grid):
         log.setLevel(logging.CRITICAL)  # a lost scheduler is reported in our own words
         setting = {}
         if slurm:
-            cluster = stack.enter_context(slurm_cluster(grid))
+            if shutil.which("sbatch") is None:
+                raise LessonError("There is no sbatch here: start it on a login node, or add --dry-run to see the jobs")
+            cluster = slurm_cluster(grid)
+            stack.callback(close, cluster)
             cluster.adapt(minimum=0, maximum_jobs=_slurm(grid)["jobs"])
             setting = {"threads": _slurm(grid)["cores"]}
         elif scheduler or client is not None:
             cluster = scheduler
         else:
-            cluster = stack.enter_context(local_cluster(workers))
+            cluster = local_cluster(workers)
+            stack.callback(close, cluster)
             setting = {"threads": max(1, cores() // len(cluster.workers))}
         if client is None:
             try:
-                client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT))
+                client = distributed.Client(cluster, timeout=CONNECT)
+                stack.callback(close, client)
             except (OSError, ValueError) as error:
                 raise LessonError(f"No Dask scheduler answers at {scheduler}: {error}") from error
         slots = collections.Counter()
@@ -474,10 +479,17 @@ def _cluster(client, workers, scheduler, slurm, grid):
         yield client, setting | {"slots": dict(slots)}
 
 
+def close(*parts):
+    """Close clients and clusters; on a machine so busy that a worker does not end in time, go on all the same."""
+    for part in parts:
+        with suppress(OSError):  # a TimeoutError is one
+            part.close()
+
+
 def local_cluster(workers=None):
     """Return a Dask cluster of processes on this machine, with its dashboard: one execution at a time each.
 
-    Without a number it has a worker for each GPU, or one.
+    Without a number it has a worker for each GPU, or one. `close` it in the end.
     """
     from distributed import LocalCluster
 

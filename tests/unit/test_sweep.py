@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from busilib import batch, sweep
+from busilib import batch, cli, sweep
 from busilib.errors import LessonError
 from tests.unit.test_batch import notebook
 
@@ -396,6 +397,69 @@ def test_a_lost_scheduler_is_reported_and_the_rest_is_done_elsewhere(grid, clust
     again = busi(asked, tmp_path)
     assert "2 of 2 executions are finished" in again.communicate(timeout=120)[0]
     assert len(list(place.glob("ok-*.pid"))) == 1
+
+
+SCRIPT = """
+#SBATCH -J busi-sweep
+#SBATCH -p short
+#SBATCH -A lab
+#SBATCH -n 1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=30G
+#SBATCH -t 02:00:00
+#SBATCH --gres=gpu:1
+"""
+
+
+def test_the_slurm_script_asks_for_what_the_grid_says(grid, tmp_path):
+    asked = {"queue": "short", "account": "lab", "gpus": 1, "cores": 8, "memory": "32GB", "time": "02:00:00"}
+    with sweep.slurm_cluster(grid("ok", slurm=asked | {"prologue": "module load python"})) as cluster:
+        script = cluster.job_script()
+    lines = script.splitlines()
+    assert [line for line in lines if line.startswith("#SBATCH")] == SCRIPT.strip().splitlines()
+    assert "module load python" in lines and lines[0] == "#!/usr/bin/env bash"
+    command = lines[-1] if lines[-1] else lines[-2]
+    assert "--nthreads 1 " in command and command.endswith("--memory-limit 0")  # one execution; kernels are not seen
+    with sweep.slurm_cluster(grid("ok")) as cluster:
+        assert "--gres" not in cluster.job_script()
+
+
+def test_a_dry_run_shows_the_grid_and_the_script(grid, tmp_path, capsys):
+    file = tmp_path / "grid.yaml"
+    file.write_text(json.dumps(grid("ok", "raise", slurm={"queue": "short"})), encoding="utf-8")
+    assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out"), "--dry-run", "--slurm"]) == 0
+    out = capsys.readouterr().out
+    assert "MODE='raise'" in out and "2 executions, 0 of them finished" in out and "#SBATCH -p short" in out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out"), "--slurm"]) == 1
+    assert "There is no sbatch here" in capsys.readouterr().err
+
+
+GPUS = "GPU 0: NVIDIA H100 (UUID: GPU-aa-1)\nGPU 1: NVIDIA H100 (UUID: GPU-bb-2)\n"
+
+
+def test_one_run_a_gpu(tmp_path, monkeypatch):
+    """With a made-up nvidia-smi: each execution takes a GPU that no other has, and a third one waits."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{GPUS}'\n".replace("\nGPU", "\\nGPU").replace(")\n'", ")\\n'"))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sweep.gpus() == ["GPU-aa-1", "GPU-bb-2"]
+    plan = sweep.Plan("77-x", "", {}, str(tmp_path))
+    with sweep.one_gpu(plan) as first, sweep.one_gpu(plan) as second:
+        assert [one["CUDA_VISIBLE_DEVICES"] for one in (first, second)] == ["GPU-aa-1", "GPU-bb-2"]
+        (tmp_path / sweep.STOP).touch()  # what ends the waiting of a third
+        with pytest.raises(LessonError, match="the sweep was stopped"), sweep.one_gpu(plan):
+            pass
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with sweep.one_gpu(plan) as only:
+        assert only == {"CUDA_VISIBLE_DEVICES": "GPU-bb-2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with sweep.one_gpu(plan) as none:
+        assert none == {}
 
 
 def test_a_scheduler_that_is_not_there(grid, tmp_path, monkeypatch):
