@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from distributed import Client
 
-from busilib import metrics, recipes, runs, sweep
+from busilib import batch, metrics, recipes, runs, sweep
 
 FOREST = """
 import os, pathlib, uuid
@@ -76,8 +76,9 @@ def overhead(folder, options):
     for seed in range(options.runs):
         began = time.perf_counter()
         papermill.execute_notebook(
-            str(lesson), str(folder / "out.ipynb"), {"SEED": seed}, progress_bar=False, kernel_name="python3"
-        )
+            str(lesson), str(folder / "out.ipynb"), {"SEED": seed}, progress_bar=False, kernel_name="python3",
+            config=batch.kernel_config(),
+        )  # fmt: skip
         times.append(time.perf_counter() - began)
     with sweep.local_cluster(1) as cluster, Client(cluster) as client:
         grid = {"lessons": [str(lesson)], "seeds": list(range(options.runs))}
