@@ -312,13 +312,15 @@ def one_gpu(plan):
     while found:
         for uuid in found:
             lock = FileLock(Path(tempfile.gettempdir()) / f"busilib-{getpass.getuser()}-{uuid}.lock")
-            with suppress(Timeout):
+            try:
                 lock.acquire(timeout=0)
-                try:
-                    yield {"CUDA_VISIBLE_DEVICES": uuid}
-                finally:
-                    lock.release()
-                return
+            except Timeout:
+                continue
+            try:
+                yield {"CUDA_VISIBLE_DEVICES": uuid}
+            finally:
+                lock.release()
+            return
         if (Path(plan.out) / STOP).exists():
             raise LessonError("the sweep was stopped")
         time.sleep(1)
