@@ -111,8 +111,7 @@ def _dry_run(options):
         print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
     print(f"{len(todo)} executions, {sum(plan.target.is_dir() for plan in todo)} of them finished")
     if options.slurm:
-        with sweep.slurm_cluster(options.grid) as cluster:
-            print("\nEach job is submitted with:\n\n" + cluster.job_script())
+        print("\nEach job is submitted with:\n\n" + sweep.job_script(options.grid))
     return 0
 
 

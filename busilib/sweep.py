@@ -509,10 +509,16 @@ def _slurm(grid):
     return {"gpus": 0, "cores": 4, "memory": "16GB", "time": "04:00:00", "jobs": 4} | (read(grid).get("slurm") or {})
 
 
-def slurm_cluster(grid):
+def job_script(grid):
+    """Return the script that each SLURM job is submitted with; only the scheduler's address in it is not yet real."""
+    with slurm_cluster(grid, host="127.0.0.1") as cluster:
+        return cluster.job_script()
+
+
+def slurm_cluster(grid, host=None):
     """Return a Dask cluster of SLURM jobs, one worker and one execution at a time each, by the grid's slurm section.
 
-    ``cluster.job_script()`` is the script that each job is submitted with.
+    ``host`` is the address at which the jobs reach the scheduler, which runs here; None: this machine's own.
     """
     try:
         from dask_jobqueue import SLURMCluster
@@ -530,5 +536,5 @@ def slurm_cluster(grid):
         job_extra_directives=[f"--gres=gpu:{asked['gpus']}"] if asked["gpus"] else [],
         job_script_prologue=[str(line) for line in _list(asked.get("prologue") or [])],
         worker_extra_args=["--memory-limit", "0"],
-        scheduler_options={"dashboard_address": ":0"},
+        scheduler_options={"dashboard_address": "127.0.0.1:0"} | ({"host": host} if host else {}),
     )

@@ -413,15 +413,13 @@ SCRIPT = """
 
 def test_the_slurm_script_asks_for_what_the_grid_says(grid, tmp_path):
     asked = {"queue": "short", "account": "lab", "gpus": 1, "cores": 8, "memory": "32GB", "time": "02:00:00"}
-    with sweep.slurm_cluster(grid("ok", slurm=asked | {"prologue": "module load python"})) as cluster:
-        script = cluster.job_script()
+    script = sweep.job_script(grid("ok", slurm=asked | {"prologue": "module load python"}))
     lines = script.splitlines()
     assert [line for line in lines if line.startswith("#SBATCH")] == SCRIPT.strip().splitlines()
     assert "module load python" in lines and lines[0] == "#!/usr/bin/env bash"
     command = lines[-1] if lines[-1] else lines[-2]
     assert "--nthreads 1 " in command and command.endswith("--memory-limit 0")  # one execution; kernels are not seen
-    with sweep.slurm_cluster(grid("ok")) as cluster:
-        assert "--gres" not in cluster.job_script()
+    assert "--gres" not in sweep.job_script(grid("ok"))
 
 
 def test_a_dry_run_shows_the_grid_and_the_script(grid, tmp_path, capsys):
