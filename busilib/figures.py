@@ -717,7 +717,8 @@ def by_parameter(table, means, parameter, measure="test_accuracy", lines="protoc
     for number, (name, colour, marker) in enumerate(zip(groups, OKABE_ITO, "osD^vP", strict=False)):
         shift = (number - (len(groups) - 1) / 2) * step
         dots, rows = (data[data[lines] == name] for data in (table, means))
-        ax.scatter(dots[parameter].map(places) + shift, dots[measure], s=16, color=colour, alpha=0.45, marker=marker)
+        beside = dots[parameter].map(places) + shift - 0.35 * step
+        ax.scatter(beside, dots[measure], s=18, color=colour, alpha=0.5, marker=marker)
         x, mean = rows[parameter].map(places).to_numpy() + shift, rows[measure].to_numpy()
         low, high = rows[f"{measure}_low"].to_numpy(), rows[f"{measure}_high"].to_numpy()
         ax.errorbar(
