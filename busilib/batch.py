@@ -4,10 +4,13 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 """
 
 import ast
+import contextlib
 import difflib
 import html
+import os
 import re
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +21,16 @@ from busilib.progress import bar
 
 @dataclass(frozen=True)
 class Execution:
-    """One executed notebook: the copy with its outputs, seconds, and the error when it failed (else None)."""
+    """One executed notebook: the copy with its outputs, seconds, and the error when it failed (else None).
+
+    ``runs`` are the names of the runs that it trained or found.
+    """
 
     lesson: Path
     output: Path
     seconds: float
     error: str | None = None
+    runs: tuple[str, ...] = ()
 
 
 def folder():
@@ -85,24 +92,61 @@ def check_parameters(notebook, given):
     return checked
 
 
-def execute(notebook, output, given=None):
-    """Execute one lesson with other parameters into ``output``; the copy is kept when it fails. Return an Execution."""
+def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
+    """Execute one lesson with other parameters into ``output`` and return an Execution.
+
+    When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt. Twice a second
+    ``watch(state)`` is called with a `busilib.engine.State`; a reason (text) that it returns stops the kernel. ``env``
+    is added to the kernel's environment; ``cwd`` is the folder where it starts, this process's own when None.
+    Raises LessonError for a parameter that does not fit, before anything starts.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    given = check_parameters(notebook, given or {})
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    error = None
-    try:
-        papermill.execute_notebook(
-            str(notebook), str(output), given, progress_bar=False, kernel_name="python3", config=kernel_config()
-        )
-    except papermill.PapermillExecutionError as failure:
-        error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-    except DeadKernelError:
-        error = "a cell: the kernel died, perhaps for want of memory"
-    return Execution(Path(notebook), Path(output), time.perf_counter() - began, error)
+    from busilib import engine
+
+    given, output = check_parameters(notebook, given or {}), Path(output)
+    weights = durations(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    trace = output.with_suffix(".traceback.txt")
+    trace.unlink(missing_ok=True)
+    began, error, details = time.perf_counter(), None, ""
+    with tempfile.TemporaryDirectory(prefix="busilib-") as folder:
+        report = Path(folder) / "report.jsonl"
+        # A bar in a notebook that nobody watches would only be stored in it.
+        own = {"BUSILIB_PROGRESS": "0", "BUSILIB_REPORT": str(report)}
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), given,
+                engine_name="busilib", kernel_name="python3", config=kernel_config(), progress_bar=False,
+                env=os.environ | own | (env or {}), folder=cwd, watch=watch or (lambda state: None),
+                report=report, weights=weights,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as failure:
+            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+            details = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
+        except engine.Stopped as failure:
+            error = str(failure)
+        except DeadKernelError:
+            error = "a cell: the kernel died, perhaps for want of memory"
+        except OSError as failure:  # the disk is full, for instance
+            error = f"{output.name} could not be written: {failure.strerror or failure}"
+        except RuntimeError as failure:  # what nbclient raises when a kernel does not answer
+            error = f"the start: {failure}"
+        runs = dict.fromkeys(event["run"] for event in engine.events(report) if "run" in event)
+    if error is not None:
+        with contextlib.suppress(OSError):
+            trace.write_text(f"{error}\n\n{details}\n", encoding="utf-8")
+    return Execution(Path(notebook), output, time.perf_counter() - began, error, tuple(runs))
+
+
+def durations(output):
+    """Return the seconds that each cell took when ``output`` was last executed; None when that is not known."""
+    import nbformat
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no copy, or not a whole one
+        cells = nbformat.read(output, as_version=4).cells
+        return [float(cell.metadata["papermill"]["duration"]) for cell in cells]
 
 
 def kernel_config():
@@ -115,7 +159,9 @@ def kernel_config():
 
 
 def run(names=(), out="runs/quick", given=None):
-    """Execute lessons into a folder, with a bar; write index.html there; return one Execution a lesson.
+    """Execute lessons into a folder; write index.html there; return one Execution a lesson.
+
+    A bar shows lesson, cell and epoch, and about how long it will take.
 
     A parameter is given to the lessons that have it; one that none of them has is refused.
     """
@@ -128,14 +174,29 @@ def run(names=(), out="runs/quick", given=None):
         check_parameters(path, {k: v for k, v in given.items() if k in known[path]})
     out.mkdir(parents=True, exist_ok=True)
     executions = []
-    steps = bar(chosen, "lessons", unit="lesson")
-    for path in steps:
-        steps.set_postfix_str(path.stem)
+    for number, path in enumerate(chosen, start=1):
         own = {key: value for key, value in given.items() if key in known[path]}
-        executions.append(execute(path, out / path.name, own))
+        with bar(total=1.0, bar_format=LIVE) as line:
+            watch = live(line, f"{number} of {len(chosen)}: {path.stem}")
+            executions.append(execute(path, out / path.name, own, watch=watch))
         page(executions[-1].output)
     index(executions, out)
     return executions
+
+
+LIVE = "{desc} {bar:20} {elapsed}, about {remaining} left"
+
+
+def live(line, name):
+    """Return a watch for `execute` that shows on a bar in which cell and epoch a notebook is."""
+
+    def watch(state):
+        epoch = f", epoch {state.epoch} of {state.epochs}" if state.epochs else ""
+        line.set_description_str(f"{name}, cell {state.cell} of {state.cells}{epoch}", refresh=False)
+        line.n = round(state.share, 4)
+        line.refresh()
+
+    return watch
 
 
 def page(notebook):
@@ -197,6 +258,7 @@ def refresh(names=()):
                 shutil.move(target, path)
         finally:
             target.unlink(missing_ok=True)
+            target.with_suffix(".traceback.txt").unlink(missing_ok=True)
     return executions
 
 
@@ -225,3 +287,10 @@ def tidy(notebook):
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
     return notebook
+
+
+def sweep(grid, out="runs/sweep", **where):
+    """Do all executions of a grid that are not finished yet, on one machine or many: see `busilib.sweep.sweep`."""
+    from busilib.sweep import sweep as many
+
+    return many(grid, out, **where)

@@ -1,10 +1,12 @@
-"""The command line: ``busi data get|check|phantom``, ``busi run``, ``busi refresh``."""
+"""The command line: ``busi run``, ``sweep``, ``collect``, ``repeat``, ``refresh``, ``data get|check|phantom``."""
 
 import argparse
 import ast
+import difflib
 import sys
+from pathlib import Path
 
-from busilib.errors import BusiError
+from busilib.errors import BusiError, RunError
 
 
 def main(arguments=None):
@@ -29,6 +31,29 @@ def _parser():
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     run.add_argument("--out", default="runs/quick", help="folder of the executed lessons (default: %(default)s)")
     run.set_defaults(command=_run)
+
+    sweep = commands.add_parser("sweep", help="execute a grid of lessons and parameters, here or on a cluster")
+    sweep.add_argument("grid", help="a YAML file; docs/examples/sweep_quick.yaml is one to begin with")
+    sweep.add_argument("--out", default="runs/sweep", help="folder of the sweep (default: %(default)s)")
+    where = sweep.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_count, help="executions at a time here (default: one a GPU, else 1)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler that is running, like tcp://host:8786")
+    where.add_argument("--slurm", action="store_true", help="SLURM jobs, as the grid's slurm section says")
+    sweep.add_argument("--dry-run", action="store_true", help="show what would be done (with --slurm, the job script)")
+    sweep.set_defaults(command=_sweep)
+
+    collect = commands.add_parser("collect", help="read all runs of a folder into one table, Parquet and CSV")
+    collect.add_argument("folder", help="of runs, or of a sweep")
+    collect.add_argument("--plot", metavar="COLUMN", help="draw the measure over this column, into FOLDER/plot.png")
+    collect.add_argument("--measure", default="test_accuracy", help="what to average and draw (default: %(default)s)")
+    collect.set_defaults(command=_collect)
+
+    repeat = commands.add_parser("repeat", help="train a finished run once more, from its run.json alone")
+    repeat.add_argument("file", metavar="RUN_JSON")
+    repeat.add_argument("--dataset", help="where the scans are, when they are neither phantoms nor the BUSI of `get`")
+    repeat.add_argument("--weights", help="the file of the weights, when they came from one")
+    repeat.add_argument("--out", default="runs/repeated", help="folder of the new run (default: %(default)s)")
+    repeat.set_defaults(command=_repeat)
 
     refresh = commands.add_parser("refresh", help="replace the lessons' stored outputs by those of a clean quick run")
     refresh.add_argument("lessons", nargs="*", metavar="LESSON")
@@ -57,6 +82,82 @@ def _run(options):
 
     executions = batch.run(options.lessons, options.out, {name: _value(text) for name, text in options.p})
     return _tell(executions, f"Read them: open {options.out}/index.html in a browser.")
+
+
+def _sweep(options):
+    from busilib import batch, sweep
+
+    if options.dry_run:
+        return _dry_run(options)
+    where = {"workers": options.workers, "scheduler": options.scheduler, "slurm": options.slurm}
+    executions = batch.sweep(options.grid, options.out, **where)
+    failed = [item for item in executions if item.error is not None]
+    for item in failed:
+        print(f"{item.output.parent.name}   FAILED: {item.error}")
+    finished = len(executions) - len(failed)
+    print(f"{finished} of {len(executions)} executions are finished; see {options.out}/executions.csv")
+    if failed:
+        print(f"Tracebacks: {options.out}/{sweep.FAILED}. The same command does again only what is missing.")
+    print(f"Read the runs: busi collect {options.out}")
+    return 1 if failed else 0
+
+
+def _dry_run(options):
+    from busilib import sweep
+
+    todo = sweep.plans(options.grid, options.out)
+    for plan in todo:
+        state = "finished" if plan.target.is_dir() else "to do"
+        print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
+    print(f"{len(todo)} executions, {sum(plan.target.is_dir() for plan in todo)} of them finished")
+    if options.slurm:
+        print("\nEach job is submitted with:\n\n" + sweep.job_script(options.grid))
+    return 0
+
+
+def _collect(options):
+    from busilib import figures, runs
+
+    if not Path(options.folder).is_dir():
+        raise RunError(f"There is no folder {options.folder}")
+    table = runs.collect(options.folder)
+    if table.empty:
+        raise RunError(f"{options.folder} holds no finished runs")
+    for column in (options.plot, options.measure):
+        if column is not None and column not in table:
+            close = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(table.columns)}"
+            raise RunError(f"The table has no column {column!r}. {hint}")
+    print(runs.means(table, [options.measure]).round(3).to_string(index=False))
+    for (name, protocol), group in table.groupby(["name", "protocol"]):
+        one = runs.best(group)
+        how = "on the test part, as the protocol has it" if one["validation_is_test"] else "by validation"
+        print(f"best of {name}, {protocol}, chosen {how}: {one['run']}, seed {one['seed']}, fold {one['fold']}, "
+              f"validation {one['validation_accuracy']:.3f}, test {one['test_accuracy']:.3f}")  # fmt: skip
+    files = runs.write_table(table, options.folder)
+    if options.plot:
+        files.append(Path(options.folder) / "plot.png")
+        means = runs.means(table, [options.measure], by=["protocol", options.plot])
+        picture = figures.by_parameter(table, means, options.plot, options.measure)
+        picture.save(files[-1])
+        print(picture.description)
+    print(f"{len(table)} runs: " + ", ".join(map(str, files)))
+    return 0
+
+
+def _repeat(options):
+    from busilib import repeat
+
+    run, same = repeat.repeat(options.file, options.dataset, options.weights, options.out)
+    print(f"{run.folder}\n{same}")
+    return 0
+
+
+def _count(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 def _refresh(options):

@@ -12,6 +12,8 @@ from PIL import Image
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
 TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
 
 
 class Picture:
@@ -736,4 +738,47 @@ def comparison(table, baseline):
         f"Two panels of points with intervals, one line a system. Left: accuracy on the same images; diamonds are the "
         f"printed numbers, filled where they were measured on breast ultrasound; the dashed line is the majority "
         f"class, {baseline:.2f}. Right: the paired difference to the best. {'; '.join(words)}.",
+    )
+
+
+def by_parameter(table, means, parameter, measure="test_accuracy", lines="protocol"):
+    """Every run as a dot over one parameter, with means and 95 % intervals.
+
+    ``table``: one row a run (`runs.collect`). ``means``: one row a value of ``parameter`` and of ``lines``, the column
+    whose values get a colour each, with the columns measure, measure_low, measure_high
+    (``runs.means(table, [measure], by=[lines, parameter])``). Three or more numbers are joined by a line.
+    """
+    values = sorted(table[parameter].dropna().unique())
+    scale = len(values) > 2 and all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in values)
+    places = {value: value if scale else i for i, value in enumerate(values)}
+    step = (max(places.values()) - min(places.values()) or 1) / 25
+    groups = sorted(table[lines].unique())
+    figure = Figure(figsize=(7, 3.6))
+    ax = figure.subplots()
+    words = []
+    for number, (name, colour, marker) in enumerate(zip(groups, OKABE_ITO, "osD^vP", strict=False)):
+        shift = (number - (len(groups) - 1) / 2) * step
+        dots, rows = (data[data[lines] == name] for data in (table, means))
+        beside = dots[parameter].map(places) + shift - 0.35 * step
+        ax.scatter(beside, dots[measure], s=18, color=colour, alpha=0.5, marker=marker)
+        x, mean = rows[parameter].map(places).to_numpy() + shift, rows[measure].to_numpy()
+        low, high = rows[f"{measure}_low"].to_numpy(), rows[f"{measure}_high"].to_numpy()
+        ax.errorbar(
+            x, mean, np.nan_to_num([mean - low, high - mean]), color=colour, marker=marker, markersize=7, capsize=4,
+            linestyle="-" if scale else "none", label=str(name),
+        )  # fmt: skip
+        for value, *numbers in zip(rows[parameter], mean, low, high, strict=True):
+            interval = f" ({numbers[1]:.3f} to {numbers[2]:.3f})" if np.isfinite(numbers[1]) else ""
+            words.append(f"{lines} {name}, {parameter} {value}: {numbers[0]:.3f}{interval}")
+    if not scale:
+        ax.set_xticks(list(places.values()), [str(value) for value in values])
+        ax.set_xlim(-0.6, len(values) - 0.4)
+    ax.set(xlabel=parameter.replace("_", " "), ylabel=measure.replace("_", " "))
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(groups) > 1:
+        ax.legend(title=lines, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return Picture(
+        figure,
+        f"Small dots: {measure.replace('_', ' ')} of {len(table)} runs over {parameter.replace('_', ' ')}; "
+        f"large marks: means with 95 % intervals. {'; '.join(words)}.",
     )

@@ -1,5 +1,7 @@
-"""Progress bars for people, and none in stored outputs or logs."""
+"""Progress bars for people, and none in stored outputs or logs; a report to whoever executes a notebook."""
 
+import contextlib
+import json
 import os
 import sys
 
@@ -24,3 +26,14 @@ def bar(iterable=None, description="", total=None, unit="it", **options):
     from tqdm.auto import tqdm
 
     return tqdm(iterable, desc=description, total=total, unit=unit, disable=not shown(), **options)
+
+
+def report(**event):
+    """Tell whoever executes this notebook how far it is, or which run it made: a line of JSON in ``BUSILIB_REPORT``.
+
+    The variable names a file; `busilib.batch.execute` sets it for its kernels. Without it nothing happens.
+    """
+    file = os.environ.get("BUSILIB_REPORT")
+    if file:
+        with contextlib.suppress(OSError), open(file, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(event) + "\n")

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +20,10 @@ from filelock import FileLock
 
 import busilib
 from busilib import metrics
-from busilib.data.cache import cache_dir, write_folder
+from busilib.data.cache import cache_dir, write_file, write_folder
 from busilib.errors import RunError
-from busilib.recipes import CLASSES
+from busilib.progress import report
+from busilib.recipes import CLASSES, Recipe
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
@@ -89,9 +91,7 @@ class Run:
 
     def confusion(self, name="test"):
         """Return the confusion matrix (3, 3) of one part: truth in rows, prediction in columns, class order."""
-        table = self.part(name)
-        codes = {label: i for i, label in enumerate(CLASSES)}
-        return metrics.confusion_matrix(table["label"].map(codes), table["predicted"].map(codes))
+        return _confusion(self.part(name))
 
     def summary(self, name="test"):
         """Return the scores of one part with their intervals: see `metrics.summary`."""
@@ -117,6 +117,11 @@ class Run:
         import keras
 
         return keras.models.load_model(self.folder / "model.keras", compile=False)
+
+
+def _confusion(table):
+    codes = {label: i for i, label in enumerate(CLASSES)}
+    return metrics.confusion_matrix(table["label"].map(codes), table[PROBABILITIES].to_numpy().argmax(axis=1))
 
 
 def open_run(folder):
@@ -152,11 +157,15 @@ def find_or_train(recipe, scans, split, train, *, weights, seed=0, start=None, r
             info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
             info |= {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
             write(folder, trained, info)
+    report(run=name)
     return open_run(folder)
 
 
 def write(folder, trained, info):
     """Write a run folder: in a temporary folder first, renamed when complete."""
+    table = trained.predictions
+    scores = {part: metrics.summary(_confusion(table[table["split"] == part])) for part in table["split"].unique()}
+    info = info | {"scores": scores}  # so that a thousand runs are read in a second; predictions.csv has the last word
     with write_folder(folder) as working:
         (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
         trained.history.to_csv(working / "history.csv", index=False)
@@ -223,16 +232,102 @@ def _network(recipe):
 
 
 def collect(runs="auto"):
-    """Return one row a finished run in a folder: its settings, scores and costs, as a table sorted by name."""
+    """Return one row a finished run, as a table sorted by folder: its settings, scores and costs.
+
+    ``runs`` is a folder of runs or of a sweep. Columns: ``run``; the recipe's settings; ``dataset``, ``protocol``,
+    ``fold`` and ``train`` (how many files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``, ``date``;
+    ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``, ``lesson`` and
+    the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the test part.
+    A run that several executions made counts once.
+    """
+    table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
+    return table.drop_duplicates("run", ignore_index=True) if len(table) else table
+
+
+def files(folder, name):
+    """Return the files of that name (or pattern) in all run folders of a folder of runs, or of a sweep, sorted."""
+    return sorted([*Path(folder).glob(f"[!.]*/{name}"), *Path(folder).glob(f"[!.]*/runs/[!.]*/{name}")])
+
+
+def row(folder):
+    """Return the row of `collect` for one run folder, as a dict."""
+    run = Run(Path(folder))
+    info, recipe = run.info, {key: value for key, value in run.info["recipe"].items() if key != "dense"}
+    named = re.fullmatch(r"(clean), fold (\d+) of \d+(.*)|(paper) [AB](.*)", info["split"]["name"])
+    fold = int(named[2]) - 1 if named and named[2] else 0
+    found = {"run": run.name} | recipe | {"dense": "-".join(map(str, info["recipe"]["dense"]))}
+    found |= {
+        "dataset": info["dataset"]["name"],
+        # Another seed makes other phantoms; they are of one kind all the same.
+        "dataset_kind": re.sub(r"-seed\d+", "", info["dataset"]["name"]),
+        "split": info["split"]["name"],
+        "protocol": "".join(part or "" for part in named.group(1, 3, 4, 5)) if named else info["split"]["name"],
+        "fold": fold,
+        "train": info["split"]["files"]["train"],
+        "weights": info["weights"]["kind"],
+    }
+    found |= {key: info[key] for key in ("seed", "backend", "device", "seconds", "date")}
+    validated_on_test = "validation = test" in info["declared"]
+    for part, source in (("test", "test"), ("validation", "test" if validated_on_test else "validation")):
+        scores = info.get("scores", {}).get(source) or run.summary(source)
+        found |= {f"{part}_{name}": value for name, value in scores.items()}
+    return found | {"validation_is_test": validated_on_test} | _execution(run.folder.parent.parent / "execution.json")
+
+
+def _execution(file):
+    """What a sweep knows of the execution that made a run; nothing when there is none."""
+    if file.parent.name == "" or not file.is_file():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    own = {name: value for name, value in told["parameters"].items() if name != "RUNS"}
+    return {"execution": file.parent.name, "lesson": told["lesson"]} | own
+
+
+# What makes two runs repetitions of one another when all of it is equal: only their seeds and folds differ.
+SETTINGS = [field.name for field in fields(Recipe)] + ["dataset_kind", "protocol", "weights", "backend"]
+
+
+def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f1"), by=None):
+    """Return the mean of each measure with its 95 % interval over seeds and folds: one row a setting.
+
+    ``table`` is what `collect` gives. Rows are grouped by all settings, or by the columns ``by``; shown are those that
+    differ. Columns: ``runs`` (how many), MEASURE, MEASURE_low, MEASURE_high. The interval is Student's t; folds and
+    re-drawn test parts share scans, so their runs are not independent and the interval is somewhat too narrow.
+    """
+    if table.empty:
+        raise RunError("there are no runs to take the mean of")
+    keys = list(by) if by else [name for name in SETTINGS if name in table]
+    shown = [name for name in keys if by or name == "name" or table[name].nunique(dropna=False) > 1]
     rows = []
-    for file in sorted(place(runs).glob("[!.]*/run.json")):
-        run = Run(file.parent)
-        test = run.summary("test")
-        flat = {key: run.info[key] for key in ("seed", "backend", "device", "seconds", "date")}
-        scores = {f"test_{key}": value for key, value in test.items()}
-        data = {"dataset": run.info["dataset"]["name"], "split": run.info["split"]["name"]}
-        rows.append({"name": run.name} | run.info["recipe"] | data | flat | scores | {"run": run.name})
+    for _, group in table.groupby(keys, dropna=False, sort=True):
+        found = {name: group[name].iloc[0] for name in shown} | {"runs": len(group)}
+        for measure in measures:
+            values = metrics.mean_interval(group[measure])
+            found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), values, strict=True))
+        rows.append(found)
     return pd.DataFrame(rows)
+
+
+def best(table, by="validation_accuracy"):
+    """Return the best row of a `collect`ed table by *validation*: choosing by the test score would flatter it.
+
+    Of equals the first. Raises ValueError for a measure of the test part.
+    """
+    if not by.startswith("validation_"):
+        raise ValueError(f"{by!r} is not of the validation part: who chooses by the test part has none left to test on")
+    if table.empty:
+        raise RunError("there are no runs to choose from")
+    return table.loc[table[by].idxmax()]
+
+
+def write_table(table, folder):
+    """Write a `collect`ed table into a folder as runs.parquet and runs.csv; return the two paths."""
+    files = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
+    with write_file(files[0]) as temporary:
+        table.to_parquet(temporary, index=False)
+    with write_file(files[1]) as temporary:
+        table.to_csv(temporary, index=False)
+    return files
 
 
 def _key(recipe, scans, split, weights, seed, start):
@@ -256,6 +351,7 @@ def _info(recipe, scans, split, weights, seed, start, key):
         "recipe": recipe.as_dict(),
         "seed": seed,
         "start": start.name if start else None,
+        "started_from": start.info if start else None,  # whole, so that this file alone tells how to repeat the run
         "dataset": {"name": scans.name, "sha256": scans.sha256},
         "split": {
             "name": split.name,

@@ -107,7 +107,8 @@ def digest(run):
             "per_class": table.where(table.notna(), None).to_dict("records"),
         }
     epochs = run.history.round(4).to_dict("records")
-    return {key: value for key, value in run.info.items() if key != "key"} | {"history": epochs, "parts": parts}
+    left_out = ("key", "scores", "started_from")
+    return {key: value for key, value in run.info.items() if key not in left_out} | {"history": epochs, "parts": parts}
 
 
 def write(name, run):

@@ -12,7 +12,7 @@ from busilib.data import images
 from busilib.learning import features, models
 from busilib.learning.augmentation import RandomAffine
 from busilib.learning.features import PREDICT_BATCH
-from busilib.progress import shown
+from busilib.progress import report, shown
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES, Trained
 
@@ -63,7 +63,8 @@ def fit(model, training, validation, recipe, class_weight=None, callbacks=()):
     )
     # Not PyDataset.on_epoch_end: Keras calls that twice in the first epoch, and twice in each validation.
     begin = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: (training.begin(epoch), validation.begin(epoch))
+        on_epoch_begin=lambda epoch, logs: (training.begin(epoch), validation.begin(epoch)),
+        on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=recipe.epochs),
     )
     result = model.fit(
         training,

@@ -1,0 +1,166 @@
+"""runs.collect and what reads its table: means over seeds and folds, the best by validation, files, the picture."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busilib import cli, figures, metrics, recipes, runs, sweep
+from busilib.errors import RunError
+
+
+def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), scores=True, recipe=None, dataset="busi"):
+    """Write a finished run of 100 validation and 100 test files; ``right`` of them are right (validation, test)."""
+    folder = home / name
+    folder.mkdir(parents=True)
+    tables = []
+    for part, n in zip(("validation", "test"), right, strict=True):
+        said = np.where(np.arange(100) < n, 0, 1)
+        table = pd.DataFrame({"file_id": [f"{part} {i}" for i in range(100)], "kind": "scan", "split": part})
+        tables.append(table.assign(image_id=table["file_id"], label="benign"))
+        tables[-1][runs.PROBABILITIES] = np.eye(3)[said]
+    table = pd.concat(tables[1:] if protocol == "paper" else tables)
+    table.to_csv(folder / "predictions.csv", index=False)
+    (folder / "history.csv").write_text("epoch\n1\n", encoding="utf-8")
+    parts = {part: rows for part, rows in table.groupby("split")}
+    split = "paper A" if protocol == "paper" else f"clean, fold {fold + 1} of 5"
+    info = {
+        "key": name, "recipe": (recipe or recipes.get("A-frozen", "full", protocol)).as_dict(), "seed": seed,
+        "dataset": {"name": dataset, "sha256": "0"}, "declared": ["validation = test"] * (protocol == "paper"),
+        "split": {"name": split, "files": {"train": 300}},
+        "weights": {"kind": "none"}, "backend": "tensorflow", "device": "CPU", "seconds": 1.5, "date": "2026-11-24",
+    }  # fmt: skip
+    if scores:
+        info["scores"] = {part: metrics.summary(runs._confusion(rows)) for part, rows in parts.items()}
+    (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    (folder / "model.keras").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Two settings with three seeds each under the clean protocol, and one run under the paper's."""
+    for seed, (low, high) in enumerate(((60, 70), (64, 72), (62, 74))):
+        record(tmp_path, f"A-frozen-{seed}", seed=seed, fold=seed, right=(low, low + 1))
+        other = recipes.get("A-frozen", "full", "clean", preprocessing="rescale")
+        record(tmp_path, f"A-frozen-1{seed}", seed=seed, right=(high, high - 30), recipe=other)
+    record(tmp_path, "A-frozen-paper", protocol="paper", right=(0, 80))
+    return tmp_path
+
+
+def test_a_row_holds_settings_scores_and_costs(home):
+    table = runs.collect(home).set_index("run")
+    row = table.loc["A-frozen-1"]
+    assert (row["protocol"], row["fold"], row["seed"], row["train"], row["dense"]) == ("clean", 1, 1, 300, "256")
+    assert (row["validation_accuracy"], row["test_accuracy"], row["test_n"]) == (0.64, 0.65, 100)
+    assert row["test_accuracy_low"] == pytest.approx(metrics.wilson(65, 100)[0])
+    assert not row["validation_is_test"] and table.loc["A-frozen-paper", "validation_is_test"]
+    assert table.loc["A-frozen-paper", "validation_accuracy"] == table.loc["A-frozen-paper", "test_accuracy"] == 0.8
+
+
+def test_runs_without_scores_in_run_json_are_read_from_their_predictions(tmp_path):
+    record(tmp_path, "A-frozen-x", right=(60, 70), scores=False)
+    record(tmp_path, "A-frozen-y", right=(60, 70))
+    x, y = runs.collect(tmp_path).drop(columns="run").to_dict("records")
+    assert x == y
+
+
+def test_a_real_run_keeps_its_scores(tmp_path):
+    """runs.write adds them, and they are what the predictions say."""
+    folder = record(tmp_path, "given")
+    info = json.loads((folder / "run.json").read_text()) | {"overlaps": {}, "scores": None}
+    info["weights"]["sentence"] = ""
+
+    class Model:
+        def save(self, path):
+            path.touch()
+
+    run = runs.open_run(folder)
+    runs.write(tmp_path / "new", runs.Trained(Model(), run.history, run.predictions, {}), info)
+    new = runs.open_run(tmp_path / "new")
+    assert new.info["scores"] == {part: new.summary(part) for part in ("validation", "test")}
+
+
+def test_means_are_over_seeds_and_folds(home):
+    table = runs.means(runs.collect(home), ["test_accuracy"])
+    assert list(table.columns) == [
+        *("name", "preprocessing", "protocol", "runs", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
+    ]
+    clean = table[table["protocol"] == "clean"].set_index("preprocessing")
+    assert clean["runs"].to_dict() == {"own": 3, "rescale": 3}
+    mean, low, high = metrics.mean_interval([0.61, 0.65, 0.63])
+    assert tuple(clean.loc["own", ["test_accuracy", "test_accuracy_low", "test_accuracy_high"]]) == (mean, low, high)
+    assert table.loc[table["protocol"] == "paper", "test_accuracy_low"].isna().all()  # one run has no interval
+    by = runs.means(runs.collect(home), ["test_accuracy"], by=["seed"])
+    assert by["seed"].tolist() == [0, 1, 2] and by["runs"].tolist() == [3, 2, 2]
+    with pytest.raises(RunError, match="no runs"):
+        runs.means(pd.DataFrame())
+
+
+def test_phantoms_of_another_seed_are_of_one_kind(tmp_path):
+    for seed in range(2):
+        record(tmp_path, f"A-frozen-{seed}", seed=seed, dataset=f"phantom-n600-seed{seed}-v1")
+    assert runs.means(runs.collect(tmp_path))["runs"].tolist() == [2]
+
+
+def test_the_best_is_the_best_by_validation(home):
+    table = runs.collect(home)
+    clean = table[table["protocol"] == "clean"]
+    assert runs.best(clean)["run"] == "A-frozen-12"  # its test score is the worst but one
+    with pytest.raises(ValueError, match="chooses by the test part"):
+        runs.best(table, "test_accuracy")
+    with pytest.raises(RunError, match="no runs"):
+        runs.best(table.iloc[:0])
+
+
+def test_a_sweep_is_collected_with_its_parameters(tmp_path):
+    for number, dropout in enumerate((0.2, 0.5)):
+        record(tmp_path / f"03-{number}" / "runs", f"A-frozen-{number}", seed=number)
+        record(tmp_path / f"03-{number}" / "runs", "A-frozen-same")  # both executions made this one
+        told = {"lesson": "03_x", "parameters": {"DROPOUT": dropout, "RUNS": "/somewhere"}}
+        (tmp_path / f"03-{number}" / "execution.json").write_text(json.dumps(told), encoding="utf-8")
+    record(tmp_path / ".03-2-half" / "runs", "A-frozen-half")
+    record(tmp_path / "failed" / "03-3", "A-frozen-failed")
+    table = runs.collect(tmp_path)
+    assert sorted(table["run"]) == ["A-frozen-0", "A-frozen-1", "A-frozen-same"]
+    assert table.set_index("run")["DROPOUT"].to_dict() == {"A-frozen-0": 0.2, "A-frozen-1": 0.5, "A-frozen-same": 0.2}
+    assert "RUNS" not in table and set(table["lesson"]) == {"03_x"}
+
+
+def test_only_the_models_of_the_best_are_kept(home):
+    sweep.keep_best(home)
+    assert [file.parent.name for file in runs.files(home, "model.keras")] == ["A-frozen-12", "A-frozen-paper"]
+    assert len(runs.collect(home)) == 7
+    sweep.keep_best(home)
+    assert len(runs.files(home, "model.keras")) == 2
+
+
+def test_collect_on_the_command_line(home, capsys):
+    assert cli.main(["collect", str(home), "--plot", "preprocessing"]) == 0
+    out = capsys.readouterr().out
+    assert "best of A-frozen, clean, chosen by validation: A-frozen-12, seed 2" in out
+    assert "best of A-frozen, paper, chosen on the test part, as the protocol has it" in out
+    assert "7 runs:" in out and "means with 95 % intervals" in out
+    parquet, csv = pd.read_parquet(home / "runs.parquet"), pd.read_csv(home / "runs.csv")
+    assert len(parquet) == len(csv) == 7 and list(parquet.columns) == list(csv.columns)
+    pd.testing.assert_frame_equal(parquet, runs.collect(home), check_dtype=False)
+    assert (home / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["collect", str(home), "--plot", "preprocesing"]) == 1
+    assert "no column 'preprocesing'. Did you mean preprocessing?" in capsys.readouterr().err
+    (home / "empty").mkdir()
+    assert cli.main(["collect", str(home / "empty")]) == 1 and cli.main(["collect", str(home / "none")]) == 1
+    err = capsys.readouterr().err
+    assert "holds no finished runs" in err and "There is no folder" in err
+
+
+@pytest.mark.parametrize("parameter", ["preprocessing", "seed"])
+def test_the_picture_says_what_it_shows(home, parameter):
+    table = runs.collect(home)
+    means = runs.means(table, ["test_accuracy"], by=["protocol", parameter])
+    picture = figures.by_parameter(table, means, parameter)
+    assert f"test accuracy of 7 runs over {parameter}" in picture.description
+    value = means.loc[means["protocol"] == "paper", "test_accuracy"].iloc[0]
+    assert f"protocol paper, {parameter} {means[parameter].iloc[-1] if parameter != 'seed' else 0}: {value:.3f}" in (
+        picture.description
+    )
