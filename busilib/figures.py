@@ -13,7 +13,6 @@ from PIL import Image
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
 TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
 
 
 class Picture:
