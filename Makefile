@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all lab notebooks style constraints clean
+.PHONY: help run test test-all lab notebooks exercises style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ lab: $(VENV)/installed  ## open JupyterLab on the lessons
 
 notebooks: $(VENV)/installed  ## refresh the stored outputs of the lessons: one clean quick run
 	$(BIN)/busi refresh
+
+exercises: $(VENV)/installed  ## write notebooks/exercises from notebooks/solutions
+	$(BIN)/busi exercises
 
 style: $(VENV)/installed  ## check the code's style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -208,20 +208,23 @@ def address():
     return links["Repository"]
 
 
-def tidy(notebook):
-    """Make a notebook independent of the machine and the moment that executed it.
-
-    Its badge and its set-up cell get the public address.
-    """
+def relink(notebook):
+    """Give a notebook's badge and set-up cell the public address."""
     linked = re.compile(r"(colab\.research\.google\.com/github|git\+https://github\.com)/[\w.-]+/[\w.-]+")
     home = address().removeprefix("https://github.com/")
+    for cell in notebook.cells:
+        cell.source = linked.sub(rf"\1/{home}", cell.source)
+    return notebook
+
+
+def tidy(notebook):
+    """Make a notebook independent of the machine and the moment that executed it; see also `relink`."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
-        cell.source = linked.sub(rf"\1/{home}", cell.source)
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-    return notebook
+    return relink(notebook)

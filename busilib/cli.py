@@ -1,4 +1,4 @@
-"""The command line: ``busi data get|check|phantom``, ``busi run``, ``busi refresh``."""
+"""The command line: ``busi data get|check|phantom``, ``busi run``, ``busi refresh``, ``busi exercises``."""
 
 import argparse
 import ast
@@ -33,6 +33,9 @@ def _parser():
     refresh = commands.add_parser("refresh", help="replace the lessons' stored outputs by those of a clean quick run")
     refresh.add_argument("lessons", nargs="*", metavar="LESSON")
     refresh.set_defaults(command=_refresh)
+
+    exercises = commands.add_parser("exercises", help="teachers: write the exercises from their solutions")
+    exercises.set_defaults(command=_exercises)
 
     data = commands.add_parser("data", help="get, check or make a data set").add_subparsers(
         required=True, metavar="COMMAND"
@@ -80,6 +83,14 @@ def _value(text):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _exercises(options):
+    from busilib.classroom import exercises
+
+    written = exercises.write()
+    print(f"{len(written)} exercises are in {written[0].parent}")
+    return 0
 
 
 def _get(options):
