@@ -264,7 +264,9 @@ def oddities(merged, done):
     own = "\n".join(c.source for c in merged.cells if c.cell_type == "code" and not exercises.hidden(c))
     remarks = [f"the code has {word!r} in it: read it" for word in ODD if word in own]
     secret = {line.strip() for c in merged.cells for line in exercises.hidden(c).splitlines() if len(line.strip()) > 20}
-    late = json.dumps([step for key, step in done.items() if key.endswith("-hidden")])
+    late = [step for key, step in done.items() if key.endswith("-hidden")]
+    # A failed test's own traceback shows its lines as a matter of course; what is printed or raised does not.
+    late = json.dumps([[o for o in step["outputs"] if o["output_type"] != "error"] + [step["error"]] for step in late])
     if any(json.dumps(line)[1:-1] in late for line in secret):
         remarks.append("the code tried to show the hidden tests: what it showed was dropped")
     errors = [str((step["error"] or {}).get("value")) for step in done.values()]
