@@ -102,8 +102,8 @@ def leaks(source_notebook, released):
     for cell in source_notebook.cells:
         secret += (exercises.hidden(cell) + "\n".join(SOLUTION.findall(cell.source))).splitlines()
         public += SOLUTION.sub("", exercises.HIDDEN.sub("", cell.source)).splitlines()
-    for line in sorted(set(map(str.strip, secret)) - set(map(str.strip, public))):
-        if len(line) > 12 and json.dumps(line, ensure_ascii=False)[1:-1] in text:
+    for line in sorted(set(map(str.strip, secret))):
+        if len(line) > 12 and not any(line in other for other in public) and json.dumps(line, ensure_ascii=False)[1:-1] in text:
             complaints.append(f"a secret line is in the student's file: {line}")
     for mark in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
         complaints += [f"the mark {mark!r} is in the student's file"] * (mark in text)
