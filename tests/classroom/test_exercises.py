@@ -78,8 +78,10 @@ def before(notebook):
 def test_every_lesson_up_to_09_has_exercises():
     from busilib import batch
 
-    wanted = [path.name for path in batch.lessons() if path.name[:2] <= "09"]
-    assert [path.name for path in SOURCES if path.name in wanted] == wanted
+    lessons = {path.name[:2]: path.name for path in batch.lessons() if path.name[:2] <= "09"}
+    found = {path.name[:2]: path.name for path in SOURCES}
+    assert set(found) >= set(lessons)
+    assert {number: found[number] for number in lessons} == lessons, "an exercise is named as its lesson"
 
 
 def test_committed_file_is_what_the_source_gives(source, tmp_path):
@@ -103,7 +105,11 @@ def leaks(source_notebook, released):
         secret += (exercises.hidden(cell) + "\n".join(SOLUTION.findall(cell.source))).splitlines()
         public += SOLUTION.sub("", exercises.HIDDEN.sub("", cell.source)).splitlines()
     for line in sorted(set(map(str.strip, secret))):
-        if len(line) > 12 and not any(line in other for other in public) and json.dumps(line, ensure_ascii=False)[1:-1] in text:
+        if (
+            len(line) > 12
+            and not any(line in other for other in public)
+            and json.dumps(line, ensure_ascii=False)[1:-1] in text
+        ):
             complaints.append(f"a secret line is in the student's file: {line}")
     for mark in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
         complaints += [f"the mark {mark!r} is in the student's file"] * (mark in text)
