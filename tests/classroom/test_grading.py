@@ -126,6 +126,22 @@ def test_more_hostile_ones_cost_only_their_own_cell(change, word, tmp_path):
     assert "<script>alert(1)" not in grading.page(one)
 
 
+@needs_sandbox
+@pytest.mark.slow
+def test_every_lesson_can_be_solved_within_the_limits(tmp_path):
+    """The references, in the sandbox, with the limits that a class has: full points, and nothing to remark."""
+    for source in exercises.sources():
+        notebook = exercises.release(exercises.read(source))
+        answers = {exercises.name(c): made.SOLUTION.sub("", c.source) for c in exercises.read(source).cells}
+        for cell in notebook.cells:
+            if cell.metadata.get("nbgrader", {}).get("solution"):
+                cell.source = answers[exercises.name(cell)]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        nbformat.write(notebook, tmp_path / "in" / source.name)
+    for one in grading.grade(tmp_path / "in", tmp_path / "book.csv"):
+        assert one.points + one.by_hand == one.of and not one.remarks, one
+
+
 def settled(change):
     """The notebook that would be run, and the remarks, without running it."""
     notebook = made.answered()
