@@ -138,14 +138,30 @@ def run(names=(), out="runs/quick", given=None):
     return executions
 
 
+# nbconvert's own template drops a picture's alternative text.
+_TEMPLATE = """{%- extends "index.html.j2" -%}
+{% block data_png scoped %}{% set alt = output | get_metadata("alt", "image/png") %}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img {% if alt %}alt="{{ alt | e }}" {% endif %}src="data:image/png;base64,{{ output.data["image/png"] | e }}">
+</div>{% endblock data_png %}"""
+
+
 def page(notebook):
     """Write an executed notebook as a web page beside it; return its path."""
+    import nbformat
+
+    target = Path(notebook).with_suffix(".html")
+    target.write_text(html_page(nbformat.read(notebook, as_version=4), Path(notebook).stem), encoding="utf-8")
+    return target
+
+
+def html_page(notebook, name, sanitize=False):
+    """Return a notebook as a web page (str), its pictures with their descriptions; ``sanitize`` drops scripts."""
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
-    target = Path(notebook).with_suffix(".html")
-    target.write_text(body, encoding="utf-8")
-    return target
+    exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
+    return body
 
 
 def index(executions, out):

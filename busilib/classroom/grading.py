@@ -461,10 +461,10 @@ def _cell(text):
 def page(one):
     """Return a submission's feedback as a web page (str)."""
     import nbformat
-    from nbconvert import HTMLExporter
+
+    from busilib.batch import html_page
 
     notebook = one.notebook
     if notebook is None:  # it could not be run: only the words
         notebook = nbformat.v4.new_notebook(cells=[_note(_title(one))])
-    body, _ = HTMLExporter(template_name="lab", sanitize_html=True).from_notebook_node(notebook)
-    return body
+    return html_page(notebook, f"Exercise {one.exercise}", sanitize=True)
