@@ -247,16 +247,7 @@ def recognise(submitted, wanted, released):
 
 
 # Words that an answer to these exercises has no use for: how cells are run, other processes, the hidden tests.
-ODD = (
-    "HIDDEN TESTS",
-    "pre_run_cell",
-    "input_transform",
-    "ast_transformers",
-    "run_cell",
-    "/proc/",
-    "settrace",
-    "_getframe",
-)
+ODD = ("HIDDEN TESTS", "run_cell", "input_transform", "ast_transform", "/proc/", "settrace", "_getframe")
 
 
 def oddities(merged, done):
