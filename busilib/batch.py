@@ -156,10 +156,18 @@ def page(notebook):
 
 
 def html_page(notebook, name, sanitize=False):
-    """Return a notebook as a web page (str), its pictures with their descriptions; ``sanitize`` drops scripts."""
+    """Return a notebook as a web page (str), its pictures with their descriptions.
+
+    ``sanitize``: keep only plain text markup of its text cells, no script, no picture from elsewhere.
+    """
+    import bleach
     from nbconvert import HTMLExporter
 
+    tags = "p h1 h2 h3 h4 h5 h6 ul ol li strong em code pre blockquote table thead tbody tr th td a br hr div span"
+    kept = {"tags": set(tags.split()), "attributes": {"*": ["id", "class"], "a": ["href"]}, "strip": True}
     exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
+    # nbconvert's own list knows neither headings nor paragraphs.
+    exporter.register_filter("clean_html", lambda text: bleach.clean(text, **kept))
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     return body
 

@@ -197,6 +197,14 @@ def test_hidden_hints_are_plain_texts():
                     assert isinstance(node.msg, ast.Constant), f"{path.stem}: {ast.unparse(node)}"
 
 
+def test_page_keeps_markup_and_drops_scripts():
+    text = "# Mine\n\n**bold** <script>alert(1)</script> <img src='https://example.org/x.png' onerror='alert(2)'>"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    page = grading.page(grading.Grade("ada", "05.ipynb", "05", notebook=notebook))
+    assert "<strong>bold</strong>" in page and '<h1 id="Mine' in page
+    assert "alert(2)" not in page and "<script>alert(1)" not in page and "example.org" not in page
+
+
 def test_files_of_a_class_are_found(tmp_path):
     for name in ("ada/05_x.ipynb", "ada/.ipynb_checkpoints/05_x.ipynb", "grace/work/05.ipynb", "alan_05.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
