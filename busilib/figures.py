@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
-TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
+TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#595959"
 
 
 class Picture:
@@ -353,7 +353,7 @@ def class_scores(table, measures):
             bars = [(points["score"] - points["low"]).clip(lower=0), (points["high"] - points["score"]).clip(lower=0)]
             ax.errorbar(
                 points["score"], places, xerr=bars, fmt="os^D"[i % 4], capsize=3, ms=6,
-                color=(TRAIN, "#D55E00", "#009E73", VALIDATION)[i % 4], label=model,
+                color=(TRAIN, "#D55E00", "#009E73", PAPER)[i % 4], label=model,
             )  # fmt: skip
             values = ", ".join("none" if np.isnan(value) else f"{value:.2f}" for value in points["score"])
             words[model].append(f"{measure} {values}")
@@ -471,7 +471,7 @@ def by_class(table, column, label, zero=""):
         ax.plot([middle, middle], [-i - 0.3, -i + 0.3], color="black", lw=2)
         below = np.mean(values < 0)
         words.append(f"{name}: median {middle:+.1f}, {below:.0%} of {len(values)} scans below zero")
-    ax.axvline(0, color="black", ls="--", lw=1)
+    ax.axvline(0, color=PAPER, ls="--", lw=1)
     ax.set_yticks([-i for i in range(len(names))], names)
     ax.set(xlabel=label, title=zero)
     ax.title.set_fontsize(9)
