@@ -188,7 +188,7 @@ mount -t proc proc "$root/proc"
 for device in null zero full random urandom; do
     : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
 done
-mount -o remount,ro "$root"
+mount -o remount,bind,ro "$root"
 cd "$root"
 # No exec: this shell stays as the box's first process. It dies with its parent, and all others die with it.
 chroot "$root" "$@" || exit $?
