@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all lab notebooks style constraints clean
+.PHONY: help run test test-all test-browser lab notebooks exercises style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,13 +25,20 @@ test: $(VENV)/installed  ## the tests that CI runs
 	$(BIN)/python -m pytest $(NBVAL) -m "not slow and not gpu"
 
 test-all: $(VENV)/installed  ## the slow tests as well
-	$(BIN)/python -m pytest $(NBVAL) -m "not gpu"
+	$(BIN)/python -m pytest $(NBVAL) -m "not gpu and not browser"
+
+test-browser: $(VENV)/installed  ## JupyterLab in a headless Chromium (which must be on the PATH)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable ".[lab,test,browser]"
+	$(BIN)/python -m pytest -m browser tests/notebooks/test_browser.py
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(VENV)/installed  ## refresh the stored outputs of the lessons: one clean quick run
 	$(BIN)/busi refresh
+
+exercises: $(VENV)/installed  ## write notebooks/exercises from notebooks/solutions
+	$(BIN)/busi exercises
 
 style: $(VENV)/installed  ## check the code's style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

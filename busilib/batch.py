@@ -199,14 +199,38 @@ def live(line, name):
     return watch
 
 
+# nbconvert's own template drops a picture's alternative text.
+_TEMPLATE = """{%- extends "index.html.j2" -%}
+{% block data_png scoped %}{% set alt = output | get_metadata("alt", "image/png") %}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img {% if alt %}alt="{{ alt | e }}" {% endif %}src="data:image/png;base64,{{ output.data["image/png"] | e }}">
+</div>{% endblock data_png %}"""
+
+
 def page(notebook):
     """Write an executed notebook as a web page beside it; return its path."""
+    import nbformat
+
+    target = Path(notebook).with_suffix(".html")
+    target.write_text(html_page(nbformat.read(notebook, as_version=4), Path(notebook).stem), encoding="utf-8")
+    return target
+
+
+def html_page(notebook, name, sanitize=False):
+    """Return a notebook as a web page (str), its pictures with their descriptions.
+
+    ``sanitize``: keep only plain text markup of its text cells, no script, no picture from elsewhere.
+    """
+    import bleach
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
-    target = Path(notebook).with_suffix(".html")
-    target.write_text(body, encoding="utf-8")
-    return target
+    tags = "p h1 h2 h3 h4 h5 h6 ul ol li strong em code pre blockquote table thead tbody tr th td a br hr div span"
+    kept = {"tags": set(tags.split()), "attributes": {"*": ["id", "class"], "a": ["href"]}, "strip": True}
+    exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
+    # nbconvert's own list knows neither headings nor paragraphs.
+    exporter.register_filter("clean_html", lambda text: bleach.clean(text, **kept))
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
+    return body
 
 
 def index(executions, out):
@@ -270,23 +294,26 @@ def address():
     return links["Repository"]
 
 
-def tidy(notebook):
-    """Make a notebook independent of the machine and the moment that executed it.
-
-    Its badge and its set-up cell get the public address.
-    """
+def relink(notebook):
+    """Give a notebook's badge and set-up cell the public address."""
     linked = re.compile(r"(colab\.research\.google\.com/github|git\+https://github\.com)/[\w.-]+/[\w.-]+")
     home = address().removeprefix("https://github.com/")
+    for cell in notebook.cells:
+        cell.source = linked.sub(rf"\1/{home}", cell.source)
+    return notebook
+
+
+def tidy(notebook):
+    """Make a notebook independent of the machine and the moment that executed it; see also `relink`."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
-        cell.source = linked.sub(rf"\1/{home}", cell.source)
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-    return notebook
+    return relink(notebook)
 
 
 def sweep(grid, out="runs/sweep", **where):

@@ -1,4 +1,4 @@
-"""The command line: ``busi run``, ``sweep``, ``collect``, ``repeat``, ``refresh``, ``data get|check|phantom``."""
+"""The command line: ``busi data …``, ``run``, ``refresh``, ``sweep``, ``collect``, ``repeat``, ``exercises``, ``grade``."""
 
 import argparse
 import ast
@@ -58,6 +58,19 @@ def _parser():
     refresh = commands.add_parser("refresh", help="replace the lessons' stored outputs by those of a clean quick run")
     refresh.add_argument("lessons", nargs="*", metavar="LESSON")
     refresh.set_defaults(command=_refresh)
+
+    exercises = commands.add_parser("exercises", help="teachers: write the exercises from their solutions")
+    exercises.set_defaults(command=_exercises)
+
+    grade = commands.add_parser("grade", help="teachers: grade a folder of submissions, each in a sandbox")
+    grade.add_argument("submissions", help="a folder that holds a folder, or a notebook, a student")
+    grade.add_argument("--out", default="gradebook.csv", help="the table; log and feedback go beside it")
+    grade.add_argument("--solutions", help="folder of the notebooks with solutions (default: the checkout's)")
+    grade.add_argument("--seconds", type=int, default=60, help="for a cell (default: %(default)s; five times for all)")
+    grade.add_argument("--memory", type=int, default=4, help="GB for a submission (default: %(default)s)")
+    grade.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
+    grade.add_argument("--trusted", action="store_true", help="no sandbox: the code runs as you, with your files")
+    grade.set_defaults(command=_grade)
 
     data = commands.add_parser("data", help="get, check or make a data set").add_subparsers(
         required=True, metavar="COMMAND"
@@ -181,6 +194,29 @@ def _value(text):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _exercises(options):
+    from busilib.classroom import exercises
+
+    written = exercises.write()
+    print(f"{len(written)} exercises are in {written[0].parent}")
+    return 0
+
+
+def _grade(options):
+    from busilib.classroom import grading, sandbox
+
+    limits = sandbox.Limits(seconds=options.seconds, total=5 * options.seconds, memory=options.memory)
+    out = Path(options.out)
+    grades = grading.grade(
+        options.submissions, out, options.solutions, trusted=options.trusted, limits=limits, jobs=options.jobs
+    )
+    for one in grades:
+        print(f"{one.student:<24} {one.exercise:<3} {one.points:5g} of {one.of:<4g} {'; '.join(one.remarks)}")
+    print(f"{len(grades)} submissions. Table: {out}. Pages: {out.with_name(out.stem + '_feedback')}")
+    print("WITHOUT a sandbox." if options.trusted else sandbox.REMAINS)
+    return 0
 
 
 def _get(options):

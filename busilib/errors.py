@@ -23,3 +23,7 @@ class WeightsError(BusiError):
 
 class LessonError(BusiError):
     """A lesson that does not exist, or a parameter that it does not have."""
+
+
+class ClassroomError(BusiError):
+    """An exercise that cannot be made, or submissions that cannot be graded."""

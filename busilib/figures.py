@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
-TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
+TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#595959"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 

@@ -45,9 +45,11 @@ def check_title(notebook, name):
 
 
 def check_setup(notebook):
-    """The second cell installs on Colab only, only what is missing, from the public address."""
+    """The second cell installs on Colab only, only what is missing, from the public address, and tells the minutes."""
     source = notebook.cells[1].source
-    wanted = ('if importlib.util.find_spec("busilib") is None:', f"git+{address()}")
+    minutes = re.search(r"Running: (\d+) minute", notebook.cells[0].source)
+    start = f"colab.start(minutes={minutes.group(1)}," if minutes else "colab.start(minutes="
+    wanted = ('if importlib.util.find_spec("busilib") is None:', f"git+{address()}", start)
     return [f"cell 2, the set-up cell, lacks {text!r}" for text in wanted if text not in source]
 
 

@@ -54,6 +54,10 @@ def no_setup(notebook):
     notebook.cells[1].source = "import numpy"
 
 
+def other_minutes_on_colab(notebook):
+    notebook.cells[1].source = notebook.cells[1].source.replace("minutes=", "minutes=9")
+
+
 def no_parameters(notebook):
     first_code(notebook, "parameters").metadata = {}
 
@@ -136,6 +140,7 @@ BAD = {
     no_title: "lacks a title",
     foreign_address: "'somebody/busi-notebooks' is not the project's own",
     no_setup: "cell 2, the set-up cell, lacks",
+    other_minutes_on_colab: "lacks 'colab.start(minutes=1,'",
     no_parameters: "0 cells are tagged 'parameters'",
     computed_parameter: "is no plain assignment",
     parameters_in_disorder: "the parameters must begin with DATASET",

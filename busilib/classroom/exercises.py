@@ -1,0 +1,112 @@
+"""Exercises: the notebooks with solutions are the source; what a student gets is generated from them.
+
+The source is in nbgrader's format (https://nbgrader.readthedocs.io): cells named by ``grade_id`` ("03-loss" holds an
+answer, "03-loss-check" its test), solution regions, hidden tests, points. nbgrader's own steps make the student's file.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from busilib.errors import ClassroomError
+from busilib.progress import bar
+
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
+
+
+def folder():
+    """Return the checkout's folder of solutions; raise ClassroomError without a checkout: students need none of it."""
+    place = Path(__file__).parents[2] / "notebooks" / "solutions"
+    if not place.is_dir():
+        raise ClassroomError("The solutions come with the repository only: clone it, and run this from the clone.")
+    return place
+
+
+def sources(place=None):
+    """Return the paths of the notebooks with solutions, sorted."""
+    place = Path(place) if place else folder()
+    found = sorted(place.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ClassroomError(f"{place} holds no notebook with solutions (NN_name.ipynb)")
+    return found
+
+
+def read(path):
+    """Return a source notebook; raise ClassroomError when it is not in nbgrader's format."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    ids = [name(cell) for cell in notebook.cells if name(cell)]
+    twice = sorted({one for one in ids if ids.count(one) > 1})
+    if twice or not ids:
+        raise ClassroomError(f"{path.name}: grade ids must be there and unique; twice: {', '.join(twice) or 'none'}")
+    return notebook
+
+
+def name(cell):
+    """Return a cell's grade_id, or None when it has none."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def hidden(cell):
+    """Return the hidden tests of a cell as source text, "" when it has none."""
+    return "".join(HIDDEN.findall(cell.source))
+
+
+def release(notebook):
+    """Return what a student gets from a source notebook: no solution, no hidden test, no output; tests are locked.
+
+    The steps are those of ``nbgrader generate_assignment`` without its database. Raises ClassroomError for a solution
+    region in a cell that is not marked as one, and for a region without an end.
+    """
+    import copy
+
+    steps = _nbgrader()
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "nbgrader"}
+    made.metadata = {key: value for key, value in made.metadata.items() if key in ("kernelspec", "language_info")}
+    try:
+        for step in (
+            steps.LockCells,
+            steps.ClearSolutions,
+            steps.ClearOutput,
+            steps.ClearHiddenTests,
+            steps.ClearMarkScheme,
+            steps.ComputeChecksums,
+            steps.CheckCellMetadata,
+        ):
+            made, _ = step().preprocess(made, {})
+    except Exception as error:  # nbgrader raises RuntimeError, its validator its own kinds
+        raise ClassroomError(f"no exercise can be made of this notebook: {error}") from error
+    return made
+
+
+def write(place=None, target=None):
+    """Write notebooks/exercises/NN_*.ipynb from the solutions; return the paths."""
+    import nbformat
+
+    from busilib.batch import relink
+
+    place = Path(place) if place else folder()
+    target = Path(target) if target else place.parent / "exercises"
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for source in bar(sources(place), "exercises"):
+        path = target / source.name
+        part = path.with_suffix(".part")
+        nbformat.write(relink(release(read(source))), part)
+        os.replace(part, path)
+        written.append(path)
+    for path in target.glob("*.ipynb"):
+        if path not in written:
+            path.unlink()  # its source is gone
+    return written
+
+
+def _nbgrader():
+    try:
+        from nbgrader import preprocessors
+    except ImportError as error:
+        raise ClassroomError('This needs nbgrader: pip install "busi-notebooks[teacher]"') from error
+    return preprocessors
