@@ -1,4 +1,4 @@
-"""The command line: ``busi data …``, ``run``, ``refresh``, ``sweep``, ``collect``, ``repeat``, ``exercises``, ``grade``."""
+"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, exercises, grade."""
 
 import argparse
 import ast

@@ -26,6 +26,9 @@ def values():
             found |= {
                 f"{name} {kind} {column}": table.loc[kind, column] for kind in table.index for column in ("mean",)
             }
+        if name.startswith("clean-"):
+            first = stored.table(name).query("seed == 0")
+            found[f"{name} accuracy"] = studies.accuracy(first)
         if name.startswith("inputs-"):
             means = stored.table(name).groupby("inputs")["accuracy"].mean()
             found |= {f"{name} {inputs}": value for inputs, value in means.items()}
