@@ -1,5 +1,7 @@
 """heads and studies: a head started anew is a new head; a study is kept; its numbers are those of its parts."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,3 +118,9 @@ def test_three_ways_come_from_the_stored_results():
     right = (test[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(test["label"])).mean()
     assert rows["A"]["done properly"].startswith(f"{right:.3f} [")
     assert rows["A"]["done properly"].endswith(f"of {len(test)}")
+
+
+def test_the_readme_shows_the_stored_studies():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert studies.markdown() in readme, "copy what studies.markdown() gives into the README, under Measured"
+    assert len(stored.table("leaks-ResNet50")["seed"].unique()) >= 5
