@@ -115,7 +115,7 @@ def augmented(catalogue, seed=0):
     extra = sources.assign(
         kind="augmented",
         file_id=sources["file_id"] + "_augmented",
-        path=[_augmented_copy(path, seed) for path in sources["path"]],
+        path=[_augmented_copy(path) for path in sources["path"]],
         split=np.where(sources["split"] == "test", "spare", "train"),
     )
     table = pd.concat([table[table["split"] != "spare"], extra], ignore_index=True)
@@ -168,9 +168,9 @@ def _checked(name, table, *declared):
     return check_split(Split(name, kept, tuple(declared)))
 
 
-def _augmented_copy(path, seed):
-    """Write one augmented copy of a scan into the cache, once, and return its path (str)."""
-    name = hashlib.sha256(Path(path).read_bytes() + str(seed).encode()).hexdigest()[:32]
+def _augmented_copy(path):
+    """Write the augmented copy of a scan into the cache, once, and return its path (str): the same one for every seed."""
+    name = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
     target = cache_dir("augmented") / f"{name}.png"
     if not target.exists():
         rng = np.random.default_rng(int(name[:12], 16))
