@@ -169,7 +169,7 @@ def _checked(name, table, *declared):
 
 
 def _augmented_copy(path):
-    """Write the augmented copy of a scan into the cache, once, and return its path (str): the same one for every seed."""
+    """Write the augmented copy of a scan into the cache, once for all seeds, and return its path (str)."""
     name = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
     target = cache_dir("augmented") / f"{name}.png"
     if not target.exists():
