@@ -142,8 +142,8 @@ def three_ways():
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def markdown():
-    """Return the README's two tables of stored studies: what each leak is worth, and the clean protocol."""
+def leaks_markdown():
+    """Return what each leak is worth on the real BUSI, from the stored tables: a table in Markdown, one line a leak."""
     names = [name for name in stored.tables() if name.startswith("leaks-")]
     tables = {name.removeprefix("leaks-"): worth(stored.table(name)) for name in names}
     lines = [f"| leak | {' | '.join(f'{name}, points [95 %]' for name in tables)} |", "|---" * (len(tables) + 1) + "|"]
@@ -153,6 +153,11 @@ def markdown():
             for t in tables.values()
         )
         lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def clean_markdown():
+    """Return the clean protocol's scores on the real BUSI, first seed, from the stored tables: one line a backbone."""
     columns = {
         "accuracy": "accuracy",
         "balanced_accuracy": "balanced accuracy",
@@ -160,7 +165,7 @@ def markdown():
         "auc": "AUC",
         "sensitivity_1": "sensitivity, malignant",
     }
-    lines += ["", f"| clean protocol | scans | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    lines = [f"| clean protocol | scans | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
     for name in ("clean-MobileNetV2", "clean-ResNet50"):
         rows = stored.table(name).query("part == 'test' and seed == 0")
         found = metrics.with_intervals(codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
