@@ -255,7 +255,8 @@ def row(folder):
     info, recipe = run.info, {key: value for key, value in run.info["recipe"].items() if key != "dense"}
     named = re.fullmatch(r"(clean), fold (\d+) of \d+(.*)|(paper) [AB](.*)", info["split"]["name"])
     fold = int(named[2]) - 1 if named and named[2] else 0
-    found = {"run": run.name} | recipe | {"dense": "-".join(map(str, info["recipe"]["dense"]))}
+    # A table's cell holds no list: widths as "256-128". Comparators have no such setting.
+    found = {"run": run.name} | recipe | {"dense": "-".join(map(str, info["recipe"].get("dense", ())))}
     found |= {
         "dataset": info["dataset"]["name"],
         # Another seed makes other phantoms; they are of one kind all the same.

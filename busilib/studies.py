@@ -23,6 +23,8 @@ SELECTION = {
     "best epoch": "the best of all epochs, chosen on the test part",
 }
 LEAKS = leaks.KINDS | SELECTION
+# Read once, like `runs.CODE`: a study of an older version is not taken for today's.
+CODE = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
 
 
 def leaks_of(heads, scans, seed):
@@ -205,8 +207,7 @@ def _kept(name, heads, scans, make):
     """Return a table from the cache, or make it and keep it; its key covers recipe, base, data and code."""
     from busilib.learning import features
 
-    code = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
-    key = [name, heads.recipe.as_dict(), features.key(heads.frozen), scans.sha256, runs.CODE, code]
+    key = [name, heads.recipe.as_dict(), features.key(heads.frozen), scans.sha256, runs.CODE, CODE]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     file = cache_dir("studies") / f"{name}-{digest}.json"
     if not file.exists():

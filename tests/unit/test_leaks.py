@@ -56,7 +56,9 @@ def test_an_augmented_copy_is_made_once_and_looks_like_its_scan(phantoms, tmp_pa
     ):
         assert copy.size == one.size
         assert not np.array_equal(np.asarray(copy), np.asarray(one.convert("RGB")))
-        assert abs(np.asarray(copy).mean() - np.asarray(one.convert("RGB")).mean()) < 25
+        height, width = np.array(copy.size[::-1]) // 4
+        middle = (slice(height, -height), slice(width, -width))  # the corners may be turned out of the picture
+        assert abs(np.asarray(copy)[middle].mean() - np.asarray(one.convert("RGB"))[middle].mean()) < 25
     stamp = (tmp_path / "augmented").stat().st_mtime_ns
     assert (leaks.augmented(phantoms).with_leak.table["path"] == table["path"]).all()
     assert (tmp_path / "augmented").stat().st_mtime_ns == stamp

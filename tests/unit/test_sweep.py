@@ -312,9 +312,10 @@ def test_a_disk_that_is_really_full(grid, lesson, tmp_path, client):
 
 
 def start(*command, **options):
+    # A shell's background jobs ignore Ctrl-C, and so would all that pytest starts from there.
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, **options,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
     )  # fmt: skip
 
 
