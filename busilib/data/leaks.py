@@ -183,5 +183,6 @@ def _augmented_copy(path):
         x, y = image.width / 2, image.height / 2
         affine = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
         with write_file(target) as temporary:
-            image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR).save(temporary)
+            moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+            moved.save(temporary, compress_level=1)
     return str(target)

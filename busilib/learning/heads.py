@@ -56,11 +56,10 @@ class Heads:
         inputs = self.features(split.table["path"])
         parts = {"train": split.table["split"] == "train", "test": split.table["split"] == "test"}
         parts["validation"] = split.table["split"] == "validation" if "validation" in split.counts() else parts["test"]
+        sizes = {"train": self.recipe.batch_size, "validation": features.PREDICT_BATCH}
         train, validation = (
-            training.Batches(
-                inputs[parts[p]], split.part(p)["label"], self.recipe.batch_size, seed, shuffle=p == "train"
-            )
-            for p in ("train", "validation")
+            training.Batches(inputs[parts[p]], split.part(p)["label"], size, seed, shuffle=p == "train")
+            for p, size in sizes.items()
         )
         seen, callbacks, recipe = [], [], self.recipe
         if every_epoch:
