@@ -175,7 +175,7 @@ def _augmented_copy(path):
     if not target.exists():
         rng = np.random.default_rng(int(name[:12], 16))
         with Image.open(path) as image:
-            image = image.convert("RGB")
+            image = image.copy() if image.mode == "L" else image.convert("RGB")
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         angle, zoom = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.8, 1.2)
