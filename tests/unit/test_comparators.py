@@ -406,3 +406,14 @@ def test_measure_sees_time_and_memory():
         for _ in range(20):
             block += 1
     assert cost["memory_mb"] > 100 and cost["seconds"] > 0 and cost["cpu_seconds"] > 0
+
+
+def test_a_system_that_lacks_a_method_cannot_be_made():
+    class Half(base.Comparator):
+        name, title = "half", "half a system"
+
+        def fit(self, train, validation, *, weights=None, seed=0):
+            return base.NO_EPOCHS
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half(image_size=32)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import ClassVar, NamedTuple
@@ -27,7 +28,7 @@ class Images(NamedTuple):
 
 
 @dataclass
-class Comparator:
+class Comparator(ABC):
     """One system: its settings are its fields, and `fit` adds what it learned.
 
     ``name`` is its key, ``title`` what the papers call it, ``reads`` what its images are: "scan", or "mask" (the
@@ -43,21 +44,21 @@ class Comparator:
         """Return name, title and settings as plain values, ready for JSON."""
         return {"name": self.name, "title": self.title} | asdict(self)
 
+    @abstractmethod
     def fit(self, train, validation, *, weights=None, seed=0):
         """Learn from `Images`; return one row an epoch (a DataFrame without rows where there are no epochs).
 
         ``validation`` may only choose (an epoch, a width). ``weights`` is what `models.find_weights` gives, for
         systems with a backbone. ``seed`` fixes all that is drawn.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, pixels):
         """Return the probabilities (N, 3), in class order, of uint8 pixels (N, size, size, 3)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self):
         """Return (all, trained): how many numbers the fitted system keeps, and how many of them were learned."""
-        raise NotImplementedError
 
     @property
     def fitted(self):
@@ -78,9 +79,9 @@ class Network(Comparator):
     learning_rate: float  # of Adam
     patience: int  # epochs without a better validation accuracy before it stops; the best epoch is kept
 
+    @abstractmethod
     def build(self):
         """Return (network, output): uint8 pixels to probabilities, and the tensor that the loss looks at."""
-        raise NotImplementedError
 
     def fit(self, train, validation, *, weights=None, seed=0):
         keras.utils.set_random_seed(seed)
