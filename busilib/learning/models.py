@@ -179,6 +179,13 @@ def parts(model, recipe):
     return keras.Model(prepare.input, lower(prepare.output)), trained
 
 
+def augmented(model, layer):
+    """Return ``model`` with an augmentation layer before it, which moves the uint8 pixels of a training step only."""
+    pixels = keras.Input(model.input_shape[1:], dtype="uint8", name="still")
+    moved = keras.ops.cast(keras.ops.round(layer(pixels)), "uint8")
+    return keras.Model(pixels, model(moved), name="augmented")
+
+
 def copy_weights(source, target):
     """Copy the base, and each layer of the head whose name and shapes agree, from one model to another.
 

@@ -30,14 +30,17 @@ def train(recipe, split, *, weights, seed=0, start=None):
         model.get_layer("head").get_layer("batch_norm").trainable = False
     keras.utils.set_random_seed(seed + 1)
     frozen, trained = models.parts(model, recipe)
-    trained.compile(
+    # Pixels that train the whole network are moved anew in every step, as a part of it; features are kept.
+    inside = recipe.augment and frozen is None
+    fitted = models.augmented(trained, RandomAffine(seed=seed)) if inside else trained
+    fitted.compile(
         optimizer=keras.optimizers.Adam(recipe.learning_rate),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    training = Views(recipe, split.part("train"), frozen, seed, augment=recipe.augment, shuffle=True)
+    training = Views(recipe, split.part("train"), frozen, seed, augment=recipe.augment and not inside, shuffle=True)
     validation = Views(recipe, split.part("validation"), frozen, seed + 1, augment=recipe.augment_validation)
-    history = fit(trained, training, validation, recipe)
+    history = fit(fitted, training, validation, recipe)
     kept = best_epoch(history, recipe.monitor)
     info = {
         "epochs_run": len(history),
@@ -137,7 +140,6 @@ class Views(Batches):
         self.frozen, self.augment = frozen, augment
         self.pixels = images.load(files["path"], recipe.image_size)
         self.affine = RandomAffine(seed=seed)
-        # Pixels that train the whole network are augmented anew in every epoch; features are kept.
         self.count = recipe.views if augment and frozen is not None else 1
         self.kept = {}
         super().__init__(self.pixels, files["label"], recipe.batch_size, seed, shuffle=shuffle)
@@ -146,19 +148,16 @@ class Views(Batches):
         """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
         view = epoch % self.count
         if self.frozen is None:
-            self.now = self._augmented() if self.augment else self.pixels
+            self.now = self.affine.moved(self.pixels) if self.augment else self.pixels
         elif view not in self.kept and self.augment:
-            self.kept[view] = self.frozen.predict(self._augmented(), batch_size=PREDICT_BATCH, verbose=0)
+            self.kept[view] = self.frozen.predict(
+                self.affine.moved(self.pixels), batch_size=PREDICT_BATCH, verbose=0
+            )
         elif view not in self.kept:
             self.kept[view] = features.load(self.frozen, self.pixels)
         if self.frozen is not None:
             self.now = self.kept[view]
         super().begin(epoch)
-
-    def _augmented(self):
-        batches = np.array_split(self.pixels, max(1, len(self.pixels) // PREDICT_BATCH))
-        moved = [np.asarray(self.affine(batch, training=True)) for batch in batches]
-        return np.concatenate(moved).round().astype("uint8")
 
 
 def predict(frozen, trained, split, size):

@@ -159,3 +159,13 @@ def test_on_jax_and_under_its_jit():
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_grey_scans_are_moved_in_one_channel_with_the_same_result():
+    grey = np.repeat(np.random.default_rng(0).integers(0, 256, (5, 20, 24, 1), dtype=np.uint8), 3, axis=-1)
+    colour = grey.copy()
+    colour[0, 0, 0] = (255, 0, 0)
+    one, three = RandomAffine(seed=4).moved(grey), RandomAffine(seed=4).moved(colour)
+    assert one.dtype == np.uint8 and one.shape == grey.shape
+    np.testing.assert_array_equal(one[1:], three[1:])
+    assert (one != grey).any() and len(RandomAffine(seed=4).moved(grey[:0])) == 0

@@ -187,3 +187,15 @@ def test_it_learns(split_a, tiny):
     own = recipe(epochs=15, dropout=0.0, learning_rate=1e-2, patience=15)
     history = training.train(own, split_a, weights=NONE, seed=0).history
     assert history["loss"].min() < 0.7 * history["loss"].iloc[0]
+
+
+def test_a_whole_network_sees_moved_pixels_in_training_only(tiny):
+    """The augmentation is a part of the training step: the inputs stay, what the network sees does not."""
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    mean = keras.Model(pixels, keras.ops.mean(keras.ops.cast(pixels, "float32"), axis=(1, 2)))
+    moving = models.augmented(mean, training.RandomAffine(seed=0))
+    scans = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    still = np.asarray(mean(scans))
+    np.testing.assert_array_equal(np.asarray(moving(scans, training=False)), still)
+    first, second = (np.asarray(moving(scans, training=True)) for _ in range(2))
+    assert np.abs(first - still).max() > 0.5 and np.abs(first - second).max() > 0.5
