@@ -1,9 +1,10 @@
 """How hard are the phantoms? A random forest on 32 × 32 pixels against ResNet50 trained on them from scratch.
 
-    python benchmarks/phantom_difficulty.py [--train 1200] [--epochs 15] [--size 64] [--seeds 3]
+    python benchmarks/phantom_difficulty.py [--train 3000] [--epochs 8] [--size 64] [--seeds 3]
 
 Both learn from the same phantoms and are asked about 200 that they have never seen (another generator seed, so
-other made-up patients). Prints one line a seed and the means. Slow on a CPU: several seconds a step of 32.
+other made-up patients). Prints one line a seed and the means. About 6 minutes a
+seed on 2 cores. Last: 2026-11-24, phantoms of version 2: forest 0.760, 0.785, 0.775; ResNet50 0.885, 0.895, 0.890.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from busilib.recipes import CLASSES
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, default in (("train", 1200), ("epochs", 15), ("size", 64), ("seeds", 3)):
+    for name, default in (("train", 3000), ("epochs", 8), ("size", 64), ("seeds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     train, test = (catalogue.read(phantom.cached(n, s)).table for n, s in ((options.train, 11), (200, 12)))

@@ -13,6 +13,7 @@ import keras
 from keras.src.backend.config import keras_home  # no public function tells where Keras keeps its downloads
 
 from busilib.errors import WeightsError
+from busilib.learning import embedded
 from busilib.recipes import CLASSES
 
 
@@ -45,7 +46,7 @@ BACKBONES = {
 class Weights:
     """What a backbone starts from. ``sentence`` says it in plain words; ``sha256`` is of the file's bytes."""
 
-    kind: str  # "imagenet", "file" or "none"
+    kind: str  # "imagenet", "phantom", "file" or "none"
     sentence: str
     path: str | None = None
     sha256: str | None = None
@@ -55,18 +56,22 @@ RANDOM = "drawn at random from the seed: these are random features, so what is l
 
 
 def find_weights(weights, backbone, dataset="phantom", profile="quick"):
-    """Return the Weights that ``weights`` stands for: "auto", "imagenet", "none" or the path of a file.
+    """Return the Weights that ``weights`` stands for: "auto", "imagenet", "phantom", "none" or the path of a file.
 
-    "auto" is ImageNet for real data and none for phantoms. A quick run never downloads: it takes ImageNet weights
-    only from Keras' cache. A full run downloads them once; when that fails, "auto" goes on without, and says so.
+    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.embedded`). "auto" takes them for
+    phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where a
+    backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
+    cache. A full run downloads them once.
     Raises WeightsError when named weights cannot be had.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} does not exist; choose one of: {', '.join(BACKBONES)}")
     if weights == "none":
         return Weights("none", f"{backbone}: weights {RANDOM}.")
+    if weights == "phantom":
+        return _phantom(backbone) or _refuse_phantom(backbone)
     if weights == "auto" and dataset.startswith("phantom"):
-        return Weights("none", f"{backbone}: weights {RANDOM} (phantoms have no pretrained weights yet).")
+        return _phantom(backbone) or Weights("none", f"{backbone}: weights {RANDOM} (none were trained on phantoms).")
     if weights in ("auto", "imagenet"):
         path = Path(keras_home()) / "models" / BACKBONES[backbone].file
         if not path.exists() and profile != "quick":
@@ -85,11 +90,27 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
             )
         if path.exists():
             return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
-        return Weights("none", f"{backbone}: ImageNet weights are not here, so weights are {RANDOM}.")
+        missing = "ImageNet weights are not here, so"
+        return _phantom(backbone, f"{missing} ") or Weights("none", f"{backbone}: {missing} weights are {RANDOM}.")
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise WeightsError(f'WEIGHTS="{weights}": there is no such file. Choose "auto", "imagenet", "none" or a file.')
+        choices = '"auto", "imagenet", "phantom", "none" or a file'
+        raise WeightsError(f'WEIGHTS="{weights}": there is no such file. Choose {choices}.')
     return Weights("file", f"{backbone}: weights from the file {path.name}.", str(path), _sha256(path))
+
+
+def _phantom(backbone, why=""):
+    """Return the embedded weights of a backbone, or None when it has none."""
+    path = embedded.path(backbone)
+    if path is None:
+        return None
+    sentence = f"{backbone}: {why}weights that were trained on phantoms (made-up scans), which come with the package."
+    return Weights("phantom", sentence, str(path), _sha256(path))
+
+
+def _refuse_phantom(backbone):
+    known = " and ".join(name for name in embedded.LEARNED if embedded.path(name))
+    raise WeightsError(f'WEIGHTS="phantom": {known} were trained on phantoms, {backbone} was not. Choose another.')
 
 
 def backbone(name, size, weights, seed=0):
@@ -102,7 +123,9 @@ def backbone(name, size, weights, seed=0):
     keras.utils.set_random_seed(seed)
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
-    if weights.path:
+    if weights.kind == "phantom":
+        embedded.load(network, name, weights.path)
+    elif weights.path:
         try:
             network.load_weights(weights.path)
         except Exception as error:  # h5py and Keras raise many kinds: all mean that the file does not fit
@@ -131,10 +154,13 @@ def head(recipe, features):
     return keras.Sequential(layers, name="head")
 
 
-def preprocessing(recipe):
-    """Return the step from uint8 pixels to what the base is fed: X/255 ("rescale") or the backbone's own."""
+def preprocessing(recipe, weights):
+    """Return the step from uint8 pixels to what the base is fed: X/255 ("rescale"), or what its weights know ("own").
+
+    Weights of phantoms know X/255; ImageNet's, a file's and random ones get what ImageNet's were trained with.
+    """
     pixels = keras.Input((recipe.image_size, recipe.image_size, 3), dtype="uint8", name="pixels")
-    if recipe.preprocessing == "rescale":
+    if recipe.preprocessing == "rescale" or weights.kind == "phantom":
         values = keras.layers.Rescaling(1 / 255)(pixels)
     elif BACKBONES[recipe.backbone].preprocessing == "tf":
         values = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
@@ -147,7 +173,7 @@ def preprocessing(recipe):
 def build(recipe, weights, seed=0):
     """Return the whole network of a recipe: preprocessing → base → head, initialised from ``seed``."""
     base = backbone(recipe.backbone, recipe.image_size, weights, seed)
-    prepare = preprocessing(recipe)
+    prepare = preprocessing(recipe, weights)
     pixels = keras.Input(prepare.input_shape[1:], dtype="uint8", name="pixels")
     features = base(prepare(pixels))
     return keras.Model(pixels, head(recipe, base.output_shape[1:])(features), name=recipe.name.replace("-", "_"))

@@ -56,13 +56,13 @@ def test_own_preprocessing_is_keras_applications(name):
     modules = {"InceptionResNetV2": "inception_resnet_v2", "MobileNetV2": "mobilenet_v2", "ResNet50": "resnet"}
     module = modules.get(name, name.lower())
     expected = getattr(keras.applications, module).preprocess_input(PIXELS.astype("float32"))
-    found = models.preprocessing(recipe(name, preprocessing="own"))(PIXELS)
+    found = models.preprocessing(recipe(name, preprocessing="own"), NONE)(PIXELS)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_allclose(models.preprocessing(recipe(name))(PIXELS), PIXELS / 255, atol=1e-6)
+    np.testing.assert_allclose(models.preprocessing(recipe(name), NONE)(PIXELS), PIXELS / 255, atol=1e-6)
 
 
 def test_preprocessing_survives_saving(tmp_path):
-    model = models.preprocessing(recipe("ResNet50", preprocessing="own"))
+    model = models.preprocessing(recipe("ResNet50", preprocessing="own"), NONE)
     model.save(tmp_path / "a.keras")
     np.testing.assert_allclose(keras.models.load_model(tmp_path / "a.keras")(PIXELS), model(PIXELS))
 

@@ -26,7 +26,7 @@ class Frozen(Comparator):
         """Make ``self.extractor``: uint8 pixels to the base's globally averaged features (N, channels)."""
         base = models.backbone(self.backbone, self.image_size, weights, seed)
         base.trainable = False
-        prepare = models.preprocessing(self)
+        prepare = models.preprocessing(self, weights)
         averages = keras.layers.GlobalAveragePooling2D(name="average")(base(prepare.output))
         self.extractor = keras.Model(prepare.input, averages, name="extractor")
 

@@ -1,0 +1,171 @@
+"""How fast: augmentation against what people write, a frozen base's features against a plain fit, fit against its step.
+
+Images are phantoms, read from disk as files where what people write reads them from disk.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rows import row, seconds
+
+from busilib import recipes
+from busilib.data import catalogue, images, phantom, splits
+from busilib.learning import features, keras, models, training
+from busilib.learning.augmentation import RandomAffine
+
+SCANS, EPOCHS, SIZE = 240, 5, 150
+NONE = models.Weights("none", "random")
+
+
+def measure():
+    """Return the rows of the three comparisons."""
+    scans = catalogue.read(phantom.cached(600, 0))
+    return [*augmentation(scans), *frozen_base(scans), *steps(scans)]
+
+
+# --- augmentation ---------------------------------------------------------------------------------------------------
+
+
+def augmentation(scans):
+    """Time EPOCHS epochs of augmented batches of paper B's size from a folder of PNGs, reading included."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        table = _copy(scans, Path(folder))
+        for batch in (8, 32):
+
+            def generator(batch=batch):
+                options = dict(rotation_range=20, shear_range=0.2, zoom_range=0.2, fill_mode="nearest", rescale=1 / 255)
+                flow = ImageDataGenerator(**options).flow_from_directory(folder, (SIZE, SIZE), batch_size=batch)
+                for _ in range(EPOCHS * len(flow)):
+                    next(flow)
+
+            def layers(batch=batch):
+                read = keras.utils.image_dataset_from_directory(
+                    folder, label_mode="categorical", image_size=(SIZE, SIZE), batch_size=batch, verbose=False
+                )
+                move = keras.Sequential(
+                    [keras.layers.RandomRotation(20 / 360, fill_mode="nearest"),
+                     keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
+                     keras.layers.RandomShear(0.002, 0.002, fill_mode="nearest")]
+                )  # fmt: skip
+                for _ in range(EPOCHS):
+                    for _ in read.map(lambda x, y: move(x, training=True)):
+                        pass
+
+            def ours(batch=batch):
+                affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE, cache=False)
+                for _ in range(EPOCHS):
+                    batches = training.Batches(affine.moved(pixels), table["label"], batch, 0, shuffle=True)
+                    for step in range(len(batches)):
+                        batches[step]
+
+            old, three, new = seconds(generator, layers, ours, repeats=3)
+            count = len(table) * EPOCHS
+            note = f"{len(table)} phantoms from disk, {EPOCHS} epochs, {SIZE} px"
+            for what, other, target in (("ImageDataGenerator", old, "ratio >= 10"), ("three layers", three, None)):
+                name = f"augmented images, batches of {batch}, against {what}"
+                rows.append(row(name, count / new, "images/s", count / other, target=target, note=note))
+    return rows
+
+
+def _copy(scans, folder):
+    """Copy scans without their masks, which both readers would take for images of the class; return their table."""
+    table = scans.table.groupby("label", sort=True).head(SCANS // 3).copy()
+    for label in table["label"].unique():
+        (folder / label).mkdir()
+    table["path"] = [shutil.copy(path, folder / label) for path, label in zip(table["path"], table["label"], strict=True)]
+    return table
+
+
+# --- a frozen base --------------------------------------------------------------------------------------------------
+
+
+def frozen_base(scans):
+    """Time 30 epochs of a head: its base run in every epoch, as a plain fit does, against features computed once."""
+    rows = []
+    for name, epochs in (("A-frozen", 30), ("B-frozen", 30)):
+        recipe = recipes.get(name, "quick", epochs=epochs, augment=False, augment_validation=False, patience=epochs)
+        files = splits.make("A", "paper", scans).part("train")
+        pixels = images.load(files["path"], recipe.image_size)
+        labels = training.Batches(pixels, files["label"], recipe.batch_size, 0).labels
+        model = models.build(recipe, NONE)
+        plain, cached, worst = _fit_both(model, recipe, pixels, labels)
+        note = f"{recipe.backbone}, {recipe.image_size} px, {len(pixels)} phantoms, batches of {recipe.batch_size}"
+        rows.append(row(f"30 epochs on a frozen base, {name}", cached, "s", plain, "lower", "ratio >= 10", note))
+        what = "largest difference of probabilities, whole model against kept features"
+        rows.append(row(f"{what}, {name}", worst, "probability", target="ours <= 0.0001", note=note))
+    return rows
+
+
+def _fit_both(model, recipe, pixels, labels):
+    """Return the seconds of a plain fit and of ours, and the largest difference of the two ways to predict.
+
+    The plain fit is timed for three epochs, the first without its compilation, and counted thirty times.
+    """
+    frozen, head = models.parts(model, recipe)
+    with tempfile.TemporaryDirectory() as folder, _cache(folder):
+        compiled = dict(loss="categorical_crossentropy", metrics=["accuracy"])
+        head.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
+        start = time.perf_counter()
+        kept = features.load(frozen, pixels)
+        head.fit(kept, labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0)
+        cached = time.perf_counter() - start
+    whole = keras.Model(model.input, model.output)
+    worst = np.abs(whole.predict(pixels, verbose=0) - head.predict(kept, verbose=0)).max()
+    whole.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
+    fit = lambda: whole.fit(pixels, labels, batch_size=recipe.batch_size, verbose=0)  # noqa: E731
+    fit()
+    return seconds(fit, repeats=2)[0] * recipe.epochs, cached, float(worst)
+
+
+def _cache(folder):
+    """Use an empty cache for a while."""
+    from unittest.mock import patch
+
+    return patch.dict("os.environ", BUSILIB_CACHE=folder)
+
+
+# --- the training step ----------------------------------------------------------------------------------------------
+
+
+def steps(scans):
+    """Compare fit's images per second, as lessons train, with the bare compiled step on one resident batch."""
+    rows = []
+    for name in ("A-tuned", "B-tuned"):
+        recipe = recipes.get(name, "quick", augment=False, augment_validation=False)
+        files = splits.make("A", "paper", scans).part("train")
+        frozen, trained = models.parts(models.build(recipe, NONE), recipe)
+        trained.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+        batches = training.Views(recipe, files, frozen, 0, augment=False, shuffle=True)
+        x, y = batches[0]
+        bare, whole = _step(trained, x, y, len(batches)), lambda: trained.fit(batches, verbose=0)  # noqa: B023
+        for once in (bare, whole):
+            once()
+        step, fit = seconds(bare, whole, repeats=4)
+        note = f"{recipe.backbone}, {recipe.image_size} px, last block and head, batches of {recipe.batch_size}"
+        count = len(files)
+        rows.append(
+            row(f"fit against the bare step, {name}", count / fit, "images/s", count / step, target="ratio >= 0.95",
+                note=note)
+        )  # fmt: skip
+    return rows
+
+
+def _step(model, x, y, count):
+    """Return a function that makes ``count`` compiled training steps on one batch that stays where it is."""
+    if keras.backend.backend() == "jax":
+        from jax import device_put
+
+        x, y = device_put(x), device_put(y)
+        return lambda: [model.train_on_batch(x, y) for _ in range(count)]
+    import tensorflow as tf
+
+    function = model.make_train_function() or model.train_function
+    resident = tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).repeat()
+    iterator = iter(resident)
+    return lambda: [function(iterator) for _ in range(count)]
