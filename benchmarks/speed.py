@@ -78,7 +78,9 @@ def _copy(scans, folder):
     table = scans.table.groupby("label", sort=True).head(SCANS // 3).copy()
     for label in table["label"].unique():
         (folder / label).mkdir()
-    table["path"] = [shutil.copy(path, folder / label) for path, label in zip(table["path"], table["label"], strict=True)]
+    table["path"] = [
+        shutil.copy(path, folder / label) for path, label in zip(table["path"], table["label"], strict=True)
+    ]
     return table
 
 

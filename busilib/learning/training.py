@@ -150,9 +150,7 @@ class Views(Batches):
         if self.frozen is None:
             self.now = self.affine.moved(self.pixels) if self.augment else self.pixels
         elif view not in self.kept and self.augment:
-            self.kept[view] = self.frozen.predict(
-                self.affine.moved(self.pixels), batch_size=PREDICT_BATCH, verbose=0
-            )
+            self.kept[view] = self.frozen.predict(self.affine.moved(self.pixels), batch_size=PREDICT_BATCH, verbose=0)
         elif view not in self.kept:
             self.kept[view] = features.load(self.frozen, self.pixels)
         if self.frozen is not None:

@@ -151,3 +151,15 @@ def test_exercise_is_solved_and_its_check_passes(browser, lab, pictures):
     time.sleep(2)
     saved = next(c for c in exercises_of(lab[1] / "exercise.ipynb") if exercises.name(c) == "05-missed-check")
     assert saved.source == before, "a locked test could be edited"
+
+
+def test_nbgraders_button_names_the_tasks_that_fail(browser, lab, pictures):
+    """Where a teacher's JupyterLab has nbgrader's button Validate: the solved task is not named, the next one is."""
+    page = opened(browser, lab, "exercise.ipynb")
+    page.locator("jp-button, button").filter(has_text=re.compile("^Validate$")).first.click()
+    dialog = page.locator(".jp-Dialog", has_text="Validation Results")
+    dialog.wait_for(timeout=MINUTES * 60_000)
+    page.screenshot(path=pictures / "exercise_validated.png")
+    said = dialog.inner_text()
+    assert "failed" in said and "scores(A, 1)" in said
+    assert "Task 1: the checks that you can see pass." not in said

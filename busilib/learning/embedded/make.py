@@ -43,7 +43,8 @@ def main():
     file = options.out or embedded.FOLDER / f"{options.name}.npz"
     learned = {number: keras.ops.convert_to_numpy(layer.gain) for number, layer in gains.items()}
     head = model.get_layer("label").get_weights()
-    embedded.save(base, options.name, file, seed=options.seed, gains=learned, head=head[0], head_bias=head[1])
+    more = {"head": head[0], "head_bias": head[1], "size": options.size}
+    embedded.save(base, options.name, file, seed=options.seed, gains=learned, **more)
     report(options.name, file, base, {name: values[:HELD_OUT] for name, values in known.items()}, head)
 
 
@@ -73,7 +74,9 @@ def _draw(i):
     marks = str(rng.choice(("calipers", "text", "calipers;text"))) if rng.random() < 0.3 else ""
     # A seed of two numbers that no data set of phantoms uses: these scans are in none of them.
     scan = phantom.draw(label, [770001, i], marks=marks, lesions=2 if rng.random() < 0.05 else 1)
-    both = [Image.fromarray(part).convert("L").resize((SIZE, SIZE), Image.BILINEAR) for part in (scan.pixels, scan.mask)]
+    both = [
+        Image.fromarray(part).convert("L").resize((SIZE, SIZE), Image.BILINEAR) for part in (scan.pixels, scan.mask)
+    ]
     kind, behind = scan.truth["kind"], scan.truth["behind_db"]
     return (
         np.stack(both, axis=-1),
@@ -144,7 +147,9 @@ def with_tasks(base, name):
 
 def fit(model, train, options):
     """Train for a number of steps; the learning rate warms up and then falls along a cosine to 0."""
-    rate = keras.optimizers.schedules.CosineDecay(0.0, options.steps - 100, warmup_target=options.rate, warmup_steps=100)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, options.steps - 100, warmup_target=options.rate, warmup_steps=100
+    )
     classes = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     losses = {"label": classes, "kind": classes, "behind": "mse", "place": "mse"}
     losses["outline"] = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -189,7 +194,7 @@ class Views(keras.utils.PyDataset):
 
 
 def geometry(mask, places):
-    """Return where lesions lie: "place" (N, 3) = row and column of the middle in [-1, 1], √area; "outline" (N, p, p, 1)."""
+    """Return "place" (N, 3): row and column of the middle in [-1, 1], √area; and "outline" (N, p, p, 1)."""
     size = mask.shape[1]
     axis, area = np.linspace(-1, 1, size, dtype=np.float32), mask.mean(axis=(1, 2))
     middle = [(mask.mean(axis=3 - k) * axis).mean(axis=1) / (area + 1e-6) for k in (1, 2)]
