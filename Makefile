@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-browser lab notebooks exercises style constraints clean
+.PHONY: help run test test-all test-browser lab notebooks exercises bench style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ notebooks: $(VENV)/installed  ## refresh the stored outputs of the lessons: one 
 
 exercises: $(VENV)/installed  ## write notebooks/exercises from notebooks/solutions
 	$(BIN)/busi exercises
+
+bench: $(VENV)/installed  ## measure (ONLY="start memory": only these), print one table, write benchmarks/results.json
+	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY))
 
 style: $(VENV)/installed  ## check the code's style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

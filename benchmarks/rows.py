@@ -1,0 +1,92 @@
+"""One row of the benchmarks' table, and what the measuring modules share.
+
+A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. It raises `Skipped` where it cannot run at
+all, and gives a `not_measured` row for a figure that cannot be had here: bench.py then keeps the earlier one.
+"""
+
+import math
+import operator
+import os
+import statistics
+import subprocess
+import time
+
+COLUMNS = ("name", "ours", "other", "ratio", "unit", "target", "reached", "device", "note")
+COMPARISONS = {">=": operator.ge, "<=": operator.le}
+
+
+class Skipped(Exception):
+    """A module cannot measure on this machine; the message says why."""
+
+
+def row(name, ours, unit, other=None, better="higher", target=None, note="", device=None):
+    """Return one row, a dict with the keys `COLUMNS`.
+
+    Args:
+        name: what is measured, unique in its module and the same every time, whatever the machine finds.
+        ours, unit: our figure and its unit ("images/s", "s", "MB").
+        other: the same figure of what ours is compared with, measured side by side; None when there is none.
+        better: "higher" (images per second) or "lower" (seconds): ratio > 1 always means that ours is better.
+        target: "ratio >= 10" or "ours <= 0.3"; None when there is none.
+        note: what ``other`` is, what it was measured on.
+        device: what computed; None for the processor, see `gpu` for the other one.
+
+    Raises ValueError for figures that are no finite numbers, or a target that cannot be read.
+    """
+    for figure in (ours, other):
+        if figure is not None and not math.isfinite(figure):
+            raise ValueError(f"{name}: {figure} is no result")
+    ratio = None
+    if other is not None:
+        ratio = ours / other if better == "higher" else other / ours
+    values = (name, ours, other, ratio, unit, target, _reached(name, target, ours, ratio), device or cpu(), note)
+    return {key: _rounded(value) for key, value in zip(COLUMNS, values, strict=True)}
+
+
+def not_measured(name, reason):
+    """Return the row of a figure that cannot be had here; bench.py keeps the earlier row of that name, if any."""
+    return dict.fromkeys(COLUMNS) | {"name": name, "note": f"not measured: {reason}"}
+
+
+def _reached(name, target, ours, ratio):
+    if target is None:
+        return None
+    try:
+        what, sign, limit = target.split()
+        value, compare, limit = {"ours": ours, "ratio": ratio}[what], COMPARISONS[sign], float(limit)
+    except (KeyError, ValueError):
+        raise ValueError(f'{name}: the target {target!r} is not like "ratio >= 10" or "ours <= 0.3"') from None
+    if value is None:
+        raise ValueError(f"{name}: the target {target!r} needs something to compare with")
+    return bool(compare(value, limit))
+
+
+def _rounded(value):
+    """Keep four significant digits of a number: more are noise in a file that is committed."""
+    return float(f"{value:.4g}") if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def cpu():
+    """Return "CPU, 2 cores": the cores that this process may use."""
+    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def gpu():
+    """Return the name of the first NVIDIA GPU, or None."""
+    try:
+        ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return names[0].strip() if names else None
+
+
+def seconds(*functions, repeats=5):
+    """Return the median wall time (s) of each function, called in turns so that a slow moment hits all alike."""
+    times = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, taken in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
