@@ -4,11 +4,13 @@ A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. It 
 all, and gives a `not_measured` row for a figure that cannot be had here: bench.py then keeps the earlier one.
 """
 
+import contextlib
 import math
 import operator
 import os
 import statistics
 import subprocess
+import threading
 import time
 
 COLUMNS = ("name", "ours", "other", "ratio", "unit", "target", "reached", "device", "note")
@@ -90,3 +92,31 @@ def seconds(*functions, repeats=5):
             function()
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
+
+
+def with_peak(function, children=False, interval=0.02):
+    """Return what a function returns, and the most memory (MB, resident) that was held meanwhile.
+
+    Held by this process; with ``children`` by all that it started, and without itself. Looked at every ``interval``
+    seconds.
+    """
+    import psutil
+
+    this, done, most = psutil.Process(), threading.Event(), [0]
+
+    def watch():
+        while not done.wait(interval):
+            now = 0
+            for process in this.children(recursive=True) if children else [this]:
+                with contextlib.suppress(psutil.Error):  # it ended while being asked
+                    now += process.memory_info().rss
+            most[0] = max(most[0], now)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        result = function()
+    finally:
+        done.set()
+        watcher.join()
+    return result, most[0] / 1e6

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 64
+BLOCK = 1024  # images at a time: what bounds the memory
 FLIPS = {"none": (1, 1), "horizontal": (1, -1), "vertical": (-1, 1), "both": (-1, -1)}
 
 # (largest Hamming distance of the 64-bit hashes, smallest correlation): the less the hashes agree, the more the pixels
@@ -26,13 +27,16 @@ def near_duplicates(images, levels=LEVELS):
     """
     small = [_small(image) for image in images]
     small = np.stack(small) if small else np.zeros((0, SIDE, SIDE), np.uint8)
-    pixels, bits = _normalised(small), _hashes(small)
+    bits, coarse = _hashes(small), _coarse(small)
     best = {}
     for flipped, (up, left) in FLIPS.items():
-        turned = np.ascontiguousarray(small[:, ::up, ::left])
-        for i, j, value in _matches(pixels, bits, _normalised(turned), _hashes(turned), levels):
-            if value > best.get((i, j), (0.0, ""))[0]:
-                best[i, j] = (value, flipped)
+        turned = small[:, ::up, ::left]
+        for i, j, least in _proposals(bits, coarse, _hashes(turned), _coarse(turned), levels):
+            values = _correlations(small[i], turned[j])
+            for k in np.flatnonzero(values >= least):
+                value, pair = min(float(values[k]), 1.0), (int(i[k]), int(j[k]))
+                if value > best.get(pair, (0.0, ""))[0]:
+                    best[pair] = (value, flipped)
     return [(i, j, *best[i, j]) for i, j in sorted(best)]
 
 
@@ -62,16 +66,51 @@ def _hashes(small):
     return np.array(signs, dtype=np.float32).reshape(len(small), 64)
 
 
-def _matches(pixels, bits, turned_pixels, turned_bits, levels, block=1024):
-    """Yield (i, j, correlation) with i < j, a block of rows at a time so that memory stays small."""
-    farthest = max(distance for distance, _ in levels)
-    for start in range(0, len(pixels), block):
-        apart = (64 - bits[start : start + block] @ turned_bits.T) / 2
-        for i, j in np.argwhere(apart <= farthest):
-            if start + i < j:
-                value = float(pixels[start + i] @ turned_pixels[j])
-                if any(apart[i, j] <= distance and value >= least for distance, least in levels):
-                    yield int(start + i), int(j), min(value, 1.0)
+def _coarse(small, kept=8):
+    """Return float32 (n, kept² + 1) whose product is never below the correlation of two images.
+
+    Each row holds the normalised image's lowest cosine waves, and last the length of all that they leave out. The
+    waves' product plus the product of the two lengths bounds the whole product (Cauchy and Schwarz).
+    """
+    from scipy.fft import dct
+
+    waves = dct(np.eye(SIDE, dtype=np.float32), norm="ortho", axis=0)[:kept]
+    coarse = np.empty((len(small), kept**2 + 1), dtype=np.float32)
+    for start in range(0, len(small), BLOCK):
+        pixels = _normalised(small[start : start + BLOCK])
+        low = (waves @ pixels.reshape(-1, SIDE, SIDE) @ waves.T).reshape(len(pixels), kept**2)
+        left = np.maximum((pixels**2).sum(axis=1) - (low**2).sum(axis=1), 0)
+        coarse[start : start + BLOCK, :-1] = low
+        coarse[start : start + BLOCK, -1] = np.sqrt(left + 1e-6)  # so that rounding never makes it too short
+    return coarse
+
+
+def _proposals(bits, coarse, turned_bits, turned_coarse, levels):
+    """Yield arrays (i, j, least) of pairs i < j that may be near-duplicates, when they correlate by ``least`` or more.
+
+    Two products of short vectors, a block of rows and of columns at a time, rule out nearly all pairs.
+    """
+    farthest, loosest = max(distance for distance, _ in levels), min(least for _, least in levels)
+    for rows in range(0, len(bits), BLOCK):
+        for columns in range(rows, len(bits), BLOCK):
+            apart = (64 - bits[rows : rows + BLOCK] @ turned_bits[columns : columns + BLOCK].T) / 2
+            bound = coarse[rows : rows + BLOCK] @ turned_coarse[columns : columns + BLOCK].T + 1e-5
+            near = np.flatnonzero((apart <= farthest) & (bound >= loosest))
+            apart, bound = apart.ravel()[near], bound.ravel()[near]
+            least = np.min([np.where(apart <= distance, value, 2.0) for distance, value in levels], axis=0)
+            i, j = np.divmod(near, min(BLOCK, len(bits) - columns))
+            i, j = i + rows, j + columns
+            good = (bound >= least) & (i < j)
+            yield i[good], j[good], least[good]
+
+
+def _correlations(small, turned):
+    """Return the Pearson correlations (n,) of the images of two equally long stacks, one by one."""
+    values = np.empty(len(small), dtype=np.float32)
+    for start in range(0, len(small), BLOCK):
+        one, other = (_normalised(stack[start : start + BLOCK]) for stack in (small, turned))
+        values[start : start + BLOCK] = (one[:, None, :] @ other[:, :, None]).ravel()
+    return values
 
 
 def groups(n, pairs):

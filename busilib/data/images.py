@@ -25,9 +25,8 @@ def load(paths, size, cache=True):
         return _read(paths, size)
     target = cache_dir("images") / f"{_content(paths, size)}.npy"
     if not target.exists():
-        array = _read(paths, size)
         with write_file(target) as temporary:
-            np.save(temporary, array)
+            np.save(temporary, _read(paths, size))  # no name for the array: two would be in memory below
     return np.load(target)
 
 

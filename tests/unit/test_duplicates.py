@@ -1,9 +1,13 @@
 """duplicates: what is found, what is left alone, and how pairs become groups."""
 
+import itertools
+
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagehash import phash
 from PIL import Image, ImageFilter
 
 from busilib.data import duplicates
@@ -67,14 +71,47 @@ def test_levels_decide():
     assert not duplicates.near_duplicates(images, levels=((64, 0.9999),))
 
 
-def test_blocks_of_rows_give_the_same_pairs():
-    images = [np.asarray(picture(seed % 7)) for seed in range(20)]
-    small = np.stack([duplicates.small_copy(Image.fromarray(image)) for image in images])
-    pixels, bits = duplicates._normalised(small), duplicates._hashes(small)
-    wanted = [pair[:2] for pair in duplicates.near_duplicates(images)]
-    found = duplicates._matches(pixels, bits, pixels, bits, duplicates.LEVELS, block=3)
-    assert sorted(pair[:2] for pair in found) == wanted
-    assert wanted == [(i, j) for i in range(20) for j in range(i + 1, 20) if i % 7 == j % 7]
+def plain(images, levels):
+    """The pairs as near_duplicates says, each compared by itself: {(i, j): (correlation, flipped)}."""
+    best = {}
+    for flipped, (up, left) in duplicates.FLIPS.items():
+        for i, j in itertools.combinations(range(len(images)), 2):
+            one, other = images[i], images[j][::up, ::left]
+            apart = phash(Image.fromarray(one)) - phash(Image.fromarray(other))
+            value = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+            if any(apart <= distance and value >= least for distance, least in levels):
+                best[i, j] = max(best.get((i, j), (0, "")), (value, flipped))
+    return best
+
+
+@pytest.mark.parametrize("levels", [duplicates.LEVELS, ((30, 0.3), (10, 0.2)), ((64, 0.05),)])
+def test_ruling_out_by_blocks_loses_no_pair(monkeypatch, levels):
+    monkeypatch.setattr(duplicates, "BLOCK", 5)
+    rng = np.random.default_rng(0)
+    images = [np.asarray(picture(seed % 5, (64, 64))) for seed in range(9)]
+    images = [
+        np.clip(image + rng.normal(0, 3 * k, image.shape), 0, 255).astype(np.uint8) for k, image in enumerate(images)
+    ]
+    images += [images[2][:, ::-1], images[0][::-1], np.triu(np.full((64, 64), 200, np.uint8), 10)]
+    wanted = plain(images, levels)
+    found = {(i, j): (value, how) for i, j, value, how in duplicates.near_duplicates(images, levels)}
+    assert found.keys() == wanted.keys()
+    for pair, (value, how) in wanted.items():
+        assert found[pair][0] == pytest.approx(value, abs=1e-5)
+        assert found[pair][1] == how
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 8, 64, 4096]), st.floats(0, 80))
+def test_the_bound_is_never_below_the_correlation(seed, waves, noise):
+    """On pictures of few waves, of many, and with little or much that the few waves leave out."""
+    rng = np.random.default_rng(seed)
+    rough = rng.normal(0, 1, (6, 4096)) * (rng.random(4096) < waves / 4096)
+    smooth = scipy.fft.idctn(rough.reshape(6, 64, 64), axes=(1, 2), norm="ortho")
+    images = 128 + 40 * smooth / max(smooth.std(), 1e-9) + rng.normal(0, noise, smooth.shape)
+    images = np.clip(images, 0, 255).astype(np.uint8)
+    pixels, coarse = duplicates._normalised(images), duplicates._coarse(images)
+    assert (coarse @ coarse.T + 1e-5 >= pixels @ pixels.T).all()
 
 
 PAIRS = st.integers(1, 12).flatmap(
