@@ -1,10 +1,15 @@
 """Near-duplicates: a perceptual hash proposes pairs, the correlation of small copies confirms them, flips included."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 SIDE = 64
-BLOCK = 1024  # images at a time: what bounds the memory
+BLOCK = 1024  # images at a time, as rows and as columns of a table of all pairs: what bounds the memory
+ROUNDING = 1e-5  # more than the products of float32 are off
 FLIPS = {"none": (1, 1), "horizontal": (1, -1), "vertical": (-1, 1), "both": (-1, -1)}
 
 # (largest Hamming distance of the 64-bit hashes, smallest correlation): the less the hashes agree, the more the pixels
@@ -29,14 +34,21 @@ def near_duplicates(images, levels=LEVELS):
     small = np.stack(small) if small else np.zeros((0, SIDE, SIDE), np.uint8)
     bits, coarse = _hashes(small), _coarse(small)
     best = {}
-    for flipped, (up, left) in FLIPS.items():
+
+    def search(flip):
+        flipped, (up, left) = flip
         turned = small[:, ::up, ::left]
         for i, j, least in _proposals(bits, coarse, _hashes(turned), _coarse(turned), levels):
             values = _correlations(small[i], turned[j])
             for k in np.flatnonzero(values >= least):
-                value, pair = min(float(values[k]), 1.0), (int(i[k]), int(j[k]))
-                if value > best.get(pair, (0.0, ""))[0]:
-                    best[pair] = (value, flipped)
+                yield int(i[k]), int(j[k]), min(float(values[k]), 1.0), flipped
+
+    # A thread a flip: products this small gain nothing from threads of their own, and on a busy machine wait for them.
+    with threadpool_limits(1), ThreadPoolExecutor(min(len(FLIPS), os.cpu_count() or 1)) as pool:
+        for found in pool.map(lambda flip: list(search(flip)), FLIPS.items()):
+            for i, j, value, flipped in found:
+                if value > best.get((i, j), (0.0, ""))[0]:
+                    best[i, j] = (value, flipped)
     return [(i, j, *best[i, j]) for i, j in sorted(best)]
 
 
@@ -66,7 +78,7 @@ def _hashes(small):
     return np.array(signs, dtype=np.float32).reshape(len(small), 64)
 
 
-def _coarse(small, kept=8):
+def _coarse(small, kept=12):
     """Return float32 (n, kept² + 1) whose product is never below the correlation of two images.
 
     Each row holds the normalised image's lowest cosine waves, and last the length of all that they leave out. The
@@ -90,26 +102,28 @@ def _proposals(bits, coarse, turned_bits, turned_coarse, levels):
 
     Two products of short vectors, a block of rows and of columns at a time, rule out nearly all pairs.
     """
-    farthest, loosest = max(distance for distance, _ in levels), min(least for _, least in levels)
+    alike, loosest = 64 - 2 * max(distance for distance, _ in levels), min(least for _, least in levels) - ROUNDING
     for rows in range(0, len(bits), BLOCK):
         for columns in range(rows, len(bits), BLOCK):
-            apart = (64 - bits[rows : rows + BLOCK] @ turned_bits[columns : columns + BLOCK].T) / 2
-            bound = coarse[rows : rows + BLOCK] @ turned_coarse[columns : columns + BLOCK].T + 1e-5
-            near = np.flatnonzero((apart <= farthest) & (bound >= loosest))
-            apart, bound = apart.ravel()[near], bound.ravel()[near]
+            equal = bits[rows : rows + BLOCK] @ turned_bits[columns : columns + BLOCK].T  # minus those that differ
+            bound = coarse[rows : rows + BLOCK] @ turned_coarse[columns : columns + BLOCK].T
+            near = np.flatnonzero((equal >= alike) & (bound >= loosest))
+            apart, bound = (64 - equal.ravel()[near]) / 2, bound.ravel()[near]
             least = np.min([np.where(apart <= distance, value, 2.0) for distance, value in levels], axis=0)
-            i, j = np.divmod(near, min(BLOCK, len(bits) - columns))
-            i, j = i + rows, j + columns
-            good = (bound >= least) & (i < j)
+            i, j = near // equal.shape[1] + rows, near % equal.shape[1] + columns
+            good = (bound >= least - ROUNDING) & (i < j)
             yield i[good], j[good], least[good]
 
 
-def _correlations(small, turned):
-    """Return the Pearson correlations (n,) of the images of two equally long stacks, one by one."""
+def _correlations(small, turned, step=64):
+    """Return the Pearson correlations (n,) of the images of two equally long stacks, one by one.
+
+    Few at a time (``step``), so that they stay in the processor's own memory.
+    """
     values = np.empty(len(small), dtype=np.float32)
-    for start in range(0, len(small), BLOCK):
-        one, other = (_normalised(stack[start : start + BLOCK]) for stack in (small, turned))
-        values[start : start + BLOCK] = (one[:, None, :] @ other[:, :, None]).ravel()
+    for start in range(0, len(small), step):
+        one, other = (_normalised(stack[start : start + step]) for stack in (small, turned))
+        values[start : start + step] = (one[:, None, :] @ other[:, :, None]).ravel()
     return values
 
 

@@ -111,7 +111,7 @@ def test_the_bound_is_never_below_the_correlation(seed, waves, noise):
     images = 128 + 40 * smooth / max(smooth.std(), 1e-9) + rng.normal(0, noise, smooth.shape)
     images = np.clip(images, 0, 255).astype(np.uint8)
     pixels, coarse = duplicates._normalised(images), duplicates._coarse(images)
-    assert (coarse @ coarse.T + 1e-5 >= pixels @ pixels.T).all()
+    assert (coarse @ coarse.T + duplicates.ROUNDING >= pixels @ pixels.T).all()
 
 
 PAIRS = st.integers(1, 12).flatmap(
