@@ -1,0 +1,32 @@
+"""Seconds until the command line answers and the library is imported, beside the bare interpreter's start.
+
+The files are in the system's cache, as at any start but the first one after the machine's.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from rows import row, seconds
+
+TARGET = "ours <= 0.3"
+STARTS = {
+    "busi --help": [str(Path(sys.executable).with_name("busi")), "--help"],
+    "import busilib": [sys.executable, "-c", "import busilib"],
+    "import busilib.data": [sys.executable, "-c", "import busilib.data"],
+}
+BARE = [sys.executable, "-c", "pass"]
+
+
+def measure():
+    """Return a row a start: the median of 11, in turns with the interpreter's own."""
+    *taken, bare = seconds(*(starter(command) for command in [*STARTS.values(), BARE]), repeats=11)
+    note = "other: python -c pass; medians of 11 starts in turns"
+    return [
+        row(name, ours, "s", other=bare, better="lower", target=TARGET, note=note)
+        for name, ours in zip(STARTS, taken, strict=True)
+    ]
+
+
+def starter(command):
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
