@@ -1,0 +1,65 @@
+"""How much memory each lesson needs: the peak of its kernel and of all that it starts, trained from nothing.
+
+    python benchmarks/memory.py [LESSON ...]            at profile quick on phantoms, and put into results.json
+    python benchmarks/memory.py --full [LESSON ...]     at profile full on the real BUSI (environment: BUSI_DIR)
+
+A lesson gets an empty cache and an empty folder of runs, so that it makes its phantoms and trains its models itself.
+Targets: 6 GB at quick and 12 GB at full, what a laptop with 8 GB and one with 16 GB have beside their system.
+"""
+
+import argparse
+import os
+import tempfile
+
+from bench import store
+from rows import Skipped, not_measured, row, with_peak
+
+from busilib import batch
+
+TARGETS = {"quick": "ours <= 6000", "full": "ours <= 12000"}  # MB
+
+
+def measure(profile="quick", chosen=()):
+    """Return a row for each lesson and profile; only the ``chosen`` lessons (all when empty) at one are measured."""
+    if profile == "full" and not os.environ.get("BUSI_DIR"):
+        raise Skipped("BUSI_DIR does not name the folder of the real BUSI")
+    wanted, rows = batch.lessons(chosen), []
+    for each in TARGETS:
+        for path in batch.lessons():
+            if each == profile and path in wanted:
+                rows.append(lesson(path, profile))
+            else:
+                rows.append(not_measured(name(path, each), "not asked for"))
+    return rows
+
+
+def name(path, profile):
+    """Return a row's name, "01 at quick"."""
+    return f"{path.stem[:2]} at {profile}"
+
+
+def lesson(path, profile):
+    """Execute a lesson from nothing and return the row of its peak; one that fails gives a row that says so."""
+    data = os.environ["BUSI_DIR"] if profile == "full" else "phantom"
+    known = batch.parameters(path)
+    with tempfile.TemporaryDirectory(prefix="busilib-memory-") as folder:
+        given = {"PROFILE": profile, "DATASET": data, "RUNS": f"{folder}/runs"}
+        given = {key: value for key, value in given.items() if key in known}
+        own = {"BUSILIB_CACHE": f"{folder}/cache"}
+        done, peak = with_peak(lambda: batch.execute(path, f"{folder}/{path.name}", given, env=own), children=True)
+    if done.error is not None:
+        return not_measured(name(path, profile), f"it failed, {done.error}")
+    on = "the real BUSI" if profile == "full" else "phantoms"
+    return row(name(path, profile), peak, "MB", target=TARGETS[profile], note=f"on {on}, {done.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("lessons", nargs="*", metavar="LESSON")
+    parser.add_argument("--full", action="store_true")
+    options = parser.parse_args()
+    found = measure("full" if options.full else "quick", options.lessons)
+    store("memory", found)
+    for one in found:
+        if one["note"] != not_measured("", "not asked for")["note"]:
+            print(f"{one['name']}: {one['ours']} MB, {one['note']}")
