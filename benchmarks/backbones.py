@@ -72,7 +72,12 @@ def on_busi(name, scans):
         gain = metrics.grouped_bootstrap(
             lambda t, a, b: np.mean(a == t) - np.mean(b == t), groups, truth, answers, said["random"]
         )
-        scored = np.mean(answers == truth), *interval, np.mean(answers == truth) - np.mean(said["random"] == truth), *gain
+        scored = (
+            np.mean(answers == truth),
+            *interval,
+            np.mean(answers == truth) - np.mean(said["random"] == truth),
+            *gain,
+        )
         keys = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
         table.append({"network": name, "question": "probe", "weights": what, "scans": len(truth)}
                      | dict(zip(keys, map(float, scored), strict=True)))  # fmt: skip

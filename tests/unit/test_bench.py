@@ -112,3 +112,16 @@ def test_a_failing_module_takes_no_other_with_it(bench, tmp_path, monkeypatch, c
     assert "bench_absent: skipped: benchmarks/bench_absent.py is not there" in said
     assert "of a made-up module" in said
     assert bench.main(["--only", "bench_skips", "bench_fine"], results) == 0
+
+
+def test_the_stored_results_follow_from_their_figures(bench, rows):
+    """No row was edited by hand: ratio and reached are those of its own figures."""
+    stored = bench.load()
+    assert len({row["name"] for row in stored}) == len(stored) > 0
+    for row in stored:
+        assert list(row) == list(rows.COLUMNS)
+        if row["ours"] is not None:
+            if row["other"] is not None:
+                better = max(row["ours"] / row["other"], row["other"] / row["ours"])
+                assert max(row["ratio"], 1 / row["ratio"]) == pytest.approx(better, rel=2e-3)
+            assert row["reached"] == rows._reached(row["name"], row["target"], row["ours"], row["ratio"])

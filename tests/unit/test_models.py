@@ -207,7 +207,9 @@ def test_a_file_of_weights(tmp_path, mobile, monkeypatch, no_download):
         monkeypatch.setattr(keras.applications, "Tiny", other_network, raising=False)
         with pytest.raises(WeightsError, match=f"{bad.name} holds no weights for {backbone} without its top"):
             models.backbone(backbone, 32, find_weights(str(bad), backbone))
-    with pytest.raises(WeightsError, match='"/no/such.h5": there is no such file. Choose "auto", "imagenet", "phantom", "none"'):
+    with pytest.raises(
+        WeightsError, match='"/no/such.h5": there is no such file. Choose "auto", "imagenet", "phantom", "none"'
+    ):
         find_weights("/no/such.h5", "MobileNetV2")
 
 
