@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rows import not_measured, row
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -42,7 +43,7 @@ def measure():
         rows += found
         table += more
     about = {"dataset": scans.name, "sha256": scans.sha256, "image_size": SIZE, "folds": 5, "seed": 0}
-    stored.write_table("backbones", table, about)
+    stored.write_table("backbones", pd.DataFrame(table), about)
     return rows
 
 

@@ -176,6 +176,29 @@ def clean_markdown():
     return "\n".join(lines)
 
 
+def backbones_markdown():
+    """Return two tables in Markdown from the stored table "backbones": linear probes, and scans never seen."""
+    table = stored.table("backbones")
+    lines = [
+        "| network | weights | probe: accuracy [95 %] | gain over random weights, points [95 %] |",
+        "|---|---|---|---|",
+    ]
+    for r in table.query("question == 'probe'").itertuples():
+        gain = (
+            f"{100 * r.gain:+.1f} [{100 * r.gain_low:+.1f}, {100 * r.gain_high:+.1f}]" if r.weights != "random" else ""
+        )
+        lines.append(f"| {r.network} | {r.weights} | {r.accuracy:.3f} [{r.low:.3f}, {r.high:.3f}] | {gain} |")
+    lines += [
+        "",
+        f"| network, trained on phantoms alone | BUSI scans | balanced accuracy [95 %] | {' | '.join(CLASSES)} |",
+    ]
+    lines.append("|---" * (3 + len(CLASSES)) + "|")
+    for r in table.query("question == 'never seen'").itertuples():
+        found = " | ".join(f"{value:.2f}" for value in r.sensitivities)
+        lines.append(f"| {r.network} | {r.scans} | {r.accuracy:.3f} [{r.low:.3f}, {r.high:.3f}] | {found} |")
+    return "\n".join(lines)
+
+
 def codes(labels):
     """Return the class numbers of class names: int (N,)."""
     return np.array([CLASSES.index(label) for label in labels])

@@ -122,6 +122,8 @@ def test_three_ways_come_from_the_stored_results():
 
 def test_the_readme_shows_the_stored_studies():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    for table in (studies.leaks_markdown(), studies.clean_markdown()):
-        assert table in readme, "copy what studies.leaks_markdown() and clean_markdown() give into the README"
+    for table in (studies.leaks_markdown(), studies.clean_markdown(), studies.backbones_markdown()):
+        assert table in readme, (
+            "copy what studies.leaks_markdown(), clean_markdown() and backbones_markdown() give into the README"
+        )
     assert len(stored.table("leaks-ResNet50")["seed"].unique()) >= 5

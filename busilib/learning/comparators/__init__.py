@@ -85,7 +85,8 @@ def check_parts(split):
 def run(system, scans, split, *, weights="auto", profile="quick", seed=0, runs="auto"):
     """Return the Run of a system on a split: a finished one with the same key, else it is trained now.
 
-    ``weights`` is for systems with a frozen base: "auto", "imagenet", "phantom", "none" or a file (`models.find_weights`).
+    ``weights`` is for systems with a frozen base: "auto", "imagenet", "phantom", "none" or a file, as in
+    `models.find_weights`.
     """
     found = models.Weights("none", "No pretrained weights: all is learned here.")
     if isinstance(system, Frozen):
