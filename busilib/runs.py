@@ -209,7 +209,7 @@ def card(run):
         f"* **Test accuracy**: {metrics.text(test)}.",
         f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, **AUC** "
         f"{scores['auc']:.2f} (mean over the classes, each against the rest); expected calibration error {error:.2f}.",
-        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.",
+        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}{_precision(info)}; {info['date']}.",
         "",
         "| class | n | sensitivity [95 %] | specificity | precision |",
         "|---|---|---|---|---|",
@@ -219,6 +219,11 @@ def card(run):
         "",
     ]
     return "\n".join(lines)
+
+
+def _precision(info):
+    precision = info.get("computing", {}).get("precision", "float32")
+    return "" if precision == "float32" else f", trained in {precision}"
 
 
 def _network(recipe):

@@ -4,7 +4,7 @@ Importing this loads Keras on the backend that KERAS_BACKEND names, without the 
 """
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -22,6 +22,9 @@ def _quiet():
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# By default the first notebook takes most of a GPU's memory, and the next one that is open has none.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 with _quiet():
     import keras
 
@@ -32,3 +35,14 @@ with _quiet():
         tensorflow.config.list_logical_devices()
         # It warns of "retracing" when several models predict, which is what a lesson does.
         tensorflow.get_logger().setLevel("ERROR")
+        # A GPU shortens float32 to 10 bits of mantissa unless it is told not to, and a laptop then disagrees.
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")  # the same, for convolutions too
+        # Where TensorFlow is installed beside JAX, Keras loads it (5 s, and log lines) when it saves its first model.
+        with suppress(ImportError, AttributeError):
+            from keras.src.utils.module_utils import tensorflow as lazy
+
+            lazy._available = False

@@ -10,8 +10,7 @@ import keras
 import numpy as np
 
 from busilib.data.cache import cache_dir, write_file
-
-PREDICT_BATCH = 64
+from busilib.learning import device
 
 
 def load(frozen, pixels):
@@ -28,7 +27,8 @@ def load(frozen, pixels):
     missing = {file: i for i, file in enumerate(files) if not file.exists()}  # a copy of a scan is computed once
     if missing:
         rows = list(missing.values())
-        for file, row in zip(missing, frozen.predict(pixels[rows], batch_size=PREDICT_BATCH, verbose=0), strict=True):
+        batch = device.settings().predict_batch
+        for file, row in zip(missing, frozen.predict(pixels[rows], batch_size=batch, verbose=0), strict=True):
             with write_file(file) as temporary:
                 np.save(temporary, np.asarray(row, dtype=np.float32))
     return np.stack([np.load(file) for file in files])

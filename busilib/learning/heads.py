@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from busilib.data import images
-from busilib.learning import features, models, training
+from busilib.learning import device, features, models, training
 from busilib.recipes import CLASSES
 
 
@@ -41,7 +41,12 @@ class Heads:
         self.frozen, _ = models.parts(models.build(recipe, weights, seed), recipe)
         self.known = {}
         self.head = self._new(seed)
-        self.head.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+        self.head.compile(
+            keras.optimizers.Adam(recipe.learning_rate),
+            "categorical_crossentropy",
+            metrics=["accuracy"],
+            **device.compiling(),
+        )
         self.head.optimizer.build(self.head.trainable_variables)
         self.untrained = [keras.ops.convert_to_numpy(v) for v in self.head.optimizer.variables]
 
@@ -56,7 +61,7 @@ class Heads:
         inputs = self.features(split.table["path"])
         parts = {"train": split.table["split"] == "train", "test": split.table["split"] == "test"}
         parts["validation"] = split.table["split"] == "validation" if "validation" in split.counts() else parts["test"]
-        sizes = {"train": self.recipe.batch_size, "validation": features.PREDICT_BATCH}
+        sizes = {"train": self.recipe.batch_size, "validation": device.settings().predict_batch}
         train, validation = (
             training.Batches(inputs[parts[p]], split.part(p)["label"], size, seed, shuffle=p == "train")
             for p, size in sizes.items()

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from busilib.data import images
-from busilib.learning import features, models
+from busilib.learning import device, features, models
 from busilib.learning.augmentation import RandomAffine
-from busilib.learning.features import PREDICT_BATCH
 from busilib.progress import report, shown
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES, Trained
@@ -37,10 +36,13 @@ def train(recipe, split, *, weights, seed=0, start=None):
         optimizer=keras.optimizers.Adam(recipe.learning_rate),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
+        **device.compiling(),
     )
     training = Views(recipe, split.part("train"), frozen, seed, augment=recipe.augment and not inside, shuffle=True)
     validation = Views(recipe, split.part("validation"), frozen, seed + 1, augment=recipe.augment_validation)
-    history = fit(fitted, training, validation, recipe)
+    precision = device.precision(recipe)
+    with device.computing(fitted, precision):
+        history = fit(fitted, training, validation, recipe)
     kept = best_epoch(history, recipe.monitor)
     info = {
         "epochs_run": len(history),
@@ -49,6 +51,7 @@ def train(recipe, split, *, weights, seed=0, start=None):
         "parameters": model.count_params(),
         "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
         "copied": copied,
+        "computing": device.settings().as_dict() | {"precision": precision},
     }
     return Trained(model, history, predict(frozen, trained, split, recipe.image_size), info)
 
@@ -150,7 +153,8 @@ class Views(Batches):
         if self.frozen is None:
             self.now = self.affine.moved(self.pixels) if self.augment else self.pixels
         elif view not in self.kept and self.augment:
-            self.kept[view] = self.frozen.predict(self.affine.moved(self.pixels), batch_size=PREDICT_BATCH, verbose=0)
+            moved = self.affine.moved(self.pixels)
+            self.kept[view] = self.frozen.predict(moved, batch_size=device.settings().predict_batch, verbose=0)
         elif view not in self.kept:
             self.kept[view] = features.load(self.frozen, self.pixels)
         if self.frozen is not None:
@@ -170,5 +174,5 @@ def predict(frozen, trained, split, size):
 def predictions(split, model, inputs):
     """Return one row a file of a split, with what ``model`` makes of ``inputs``, one a file: see `predict`."""
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
-    table[PROBABILITIES] = model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0).round(6)
+    table[PROBABILITIES] = model.predict(inputs, batch_size=device.settings().predict_batch, verbose=0).round(6)
     return table
