@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-browser lab notebooks exercises bench style constraints clean
+.PHONY: help run test test-all test-gpu test-browser lab notebooks exercises bench style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +26,9 @@ test: $(VENV)/installed  ## the tests that CI runs
 
 test-all: $(VENV)/installed  ## the slow tests as well
 	$(BIN)/python -m pytest $(NBVAL) -m "not gpu and not browser"
+
+test-gpu: $(VENV)/installed  ## the lessons at full profile on a GPU, with Keras on JAX (see benchmarks/README.md)
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python -m pytest -m gpu tests/gpu
 
 test-browser: $(VENV)/installed  ## JupyterLab in a headless Chromium (which must be on the PATH)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable ".[lab,test,browser]"

@@ -38,7 +38,8 @@ def wilson(right, total, level=0.95):
     share = right / total
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    # With 0 or all right, rounding would leave the share itself a hair outside its interval.
+    return float(min(max(0.0, centre - half), share)), float(max(min(1.0, centre + half), share))
 
 
 def accuracy(matrix):

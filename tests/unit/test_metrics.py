@@ -27,6 +27,13 @@ def test_wilson_is_statsmodels(counts, level):
     assert 0 <= low <= right / total + 1e-12 and right / total - 1e-12 <= high <= 1
 
 
+@pytest.mark.parametrize("total", range(1, 120))
+def test_wilson_holds_the_share_itself(total):
+    for right in (0, total):
+        low, high = metrics.wilson(right, total)
+        assert low <= right / total <= high
+
+
 def test_wilson_of_nothing_and_of_the_impossible():
     assert all(math.isnan(value) for value in metrics.wilson(0, 0))
     with pytest.raises(ValueError, match="5 right of 4: impossible"):

@@ -1,0 +1,83 @@
+"""TensorFlow and JAX: the same weights, the same probabilities; and JAX alone, where TensorFlow is not installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from busilib import batch, runs
+
+ON_JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import backends
+
+    return backends
+
+
+def test_the_same_weights_give_the_same_probabilities(backends):
+    found = backends.differences({"ResNet50": 32}, 16)["ResNet50"]  # the other network: `backends.measure`, below
+    assert found["largest"] < 1e-3
+    assert found["spread"] > 0.05, "it answers nearly the same for all scans: nothing is compared"
+
+
+@pytest.mark.slow
+def test_the_same_study_gives_the_same_accuracy(backends):
+    reached = {row["name"]: row["reached"] for row in backends.measure()}
+    assert reached == dict.fromkeys(reached, True) and len(reached) == 3
+
+
+@pytest.fixture(scope="module")
+def without_tensorflow(tmp_path_factory):
+    """An environment with JAX in which TensorFlow is as good as not installed, in kernels too."""
+    folder = tmp_path_factory.mktemp("blocked")
+    (folder / "tensorflow").mkdir()
+    (folder / "tensorflow" / "__init__.py").write_text("raise ImportError('TensorFlow is not installed')\n")
+    return ON_JAX | {"PYTHONPATH": str(folder)}
+
+
+def test_the_block_blocks(without_tensorflow):
+    environment = os.environ | without_tensorflow
+    done = subprocess.run([sys.executable, "-c", "import tensorflow"], env=environment, capture_output=True, text=True)
+    assert "TensorFlow is not installed" in done.stderr
+
+
+def test_lessons_train_and_explain_on_jax_alone(tmp_path, phantom_dir, without_tensorflow):
+    given = {"DATASET": str(phantom_dir), "IMAGE_SIZE": 32, "RUNS": str(tmp_path / "runs")}
+    for number in ("03", "06"):
+        done = batch.execute(batch.lessons([number])[0], tmp_path / f"{number}.ipynb", given, env=without_tensorflow)
+        assert done.error is None
+        assert not noise(done.output), number
+    found = runs.collect(tmp_path / "runs")
+    assert sorted(found["name"]) == ["A-frozen", "A-tuned"], "06 found what 03 had trained"
+    assert set(found["backend"]) == {"jax"} and found["device"].str.startswith("CPU").all()
+    computing = runs.open_run(tmp_path / "runs" / found["run"][0]).info["computing"]
+    assert computing["precision"] == "float32" and computing["jit_compile"] is True
+
+
+def noise(notebook):
+    """What a notebook's cells wrote to stderr: nothing, when all is well."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [o["text"] for cell in cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
+
+
+SAVE = """
+import sys
+from busilib.learning import keras
+assert keras.backend.backend() == "jax"
+keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(sys.argv[1])
+keras.models.load_model(sys.argv[1])
+assert "tensorflow" not in sys.modules, "saving a model on JAX loads TensorFlow: seconds, and log lines"
+"""
+
+
+def test_jax_does_not_load_tensorflow_where_it_is_installed(tmp_path):
+    command = [sys.executable, "-c", SAVE, str(tmp_path / "a.keras")]
+    done = subprocess.run(command, env=os.environ | ON_JAX, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
