@@ -71,7 +71,7 @@ def write(folder):
         # A head that has learned nothing gives every scan nearly the same answer, and then all backends agree.
         frozen, head = models.parts(model, recipe)
         head.compile("adam", "categorical_crossentropy")
-        head.fit(frozen.predict(pixels, verbose=0), answers, epochs=10, batch_size=8, verbose=0)
+        head.fit(frozen.predict(pixels, verbose=0), answers, epochs=40, batch_size=8, verbose=0)
         model.save(folder / f"{name}.keras")
         np.save(folder / f"{name}-pixels.npy", pixels)
     probabilities(folder)
