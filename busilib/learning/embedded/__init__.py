@@ -17,7 +17,9 @@ from busilib.errors import WeightsError
 
 FOLDER = Path(__file__).parent
 # The layer up to which kernels were learned; from there on they are drawn.
-LEARNED = {"ResNet50": "conv4_block6_out", "InceptionResNetV2": "block17_4_ac"}
+LEARNED = {"ResNet50": "conv5_block1_out", "InceptionResNetV2": "block17_4_ac"}
+# How the name of a residual block's last convolution ends. At 0 the block adds nothing, and it can still learn.
+CLOSING = {"ResNet50": "_3_conv", "InceptionResNetV2": "_conv"}
 LEVELS = 15  # learned kernels are whole numbers from -LEVELS to LEVELS times a scale for each output channel
 
 
@@ -31,7 +33,7 @@ def stretches(network, name):
     """Return the live parts of a network as (first input, last output) tensors; what lies between two adds nothing."""
     at = lambda layer: network.get_layer(layer).output  # noqa: E731
     if name == "ResNet50":
-        return [(network.input, at("conv4_block6_out")), (at("conv4_block6_out"), network.output)]
+        return [(network.input, at("conv4_block3_out")), (at("conv4_block6_out"), at("conv5_block1_out"))]
     return [
         (network.input, at("block35_4_ac")),
         (at("block35_10_ac"), at("block17_4_ac")),
@@ -84,9 +86,8 @@ def load(network, name, file):
         stored = dict(stored)
     _fill(norms(network, name), stored["batch_norm"])
     for number, layer in idle(network, name):
-        kernel = drawn(layer.kernel.shape, int(stored["seed"]), number)
-        # The last convolution of a block has a bias and no BatchNormalization: at 0 the block adds nothing.
-        layer.set_weights([0 * kernel, np.zeros(layer.bias.shape)] if layer.use_bias else [kernel])
+        kernel = drawn(layer.kernel.shape, int(stored["seed"]), number) * (not layer.name.endswith(CLOSING[name]))
+        layer.set_weights([kernel, np.zeros(layer.bias.shape)] if layer.use_bias else [kernel])
     digest, gains, biases = hashlib.sha256(), stored["gains"], stored["biases"]
     for number, layer, learned in convolutions(network, name):
         shape = layer.kernel.shape

@@ -22,6 +22,7 @@ from busilib.recipes import CLASSES
 
 SIZE = 160  # pixels a side of a kept phantom
 KINDS = ("cyst", "fibroadenoma", "lobulated", "spiculated", "angular", "oval")
+OUTLINE = {"ResNet50": "conv4_block3_out", "InceptionResNetV2": "block17_4_ac"}  # where the outline is read off
 HELD_OUT = 600
 BATCH = 32
 
@@ -131,7 +132,7 @@ def with_tasks(base, name):
     values, outline = base.input, None
     for first, last in embedded.stretches(base, name):
         values = keras.Model(first, last)(values)
-        if last is base.get_layer(embedded.LEARNED[name]).output:
+        if last is base.get_layer(OUTLINE[name]).output:
             outline = values
     features = keras.layers.GlobalAveragePooling2D()(values)
     dense = keras.layers.Dense
