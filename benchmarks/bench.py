@@ -114,6 +114,20 @@ def table(rows):
     return "\n".join(text)
 
 
+def markdown(rows):
+    """Return the measured rows that have a target as a table in Markdown, as the README shows it."""
+    lines = ["| what | ours | other | ratio | target | reached | device |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["ours"] is None or row["target"] is None:
+            continue
+        ours, other = (
+            f"{_text(row[key])} {row['unit']}".strip() if row[key] is not None else "" for key in ("ours", "other")
+        )
+        cells = (row["name"], ours, other, _text(row["ratio"]), row["target"], _text(row["reached"]), row["device"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _text(value):
     if isinstance(value, bool):
         return "yes" if value else "NO"
