@@ -34,9 +34,9 @@ class Limits:
 
     def resources(self):
         """Return the limits that the operating system itself keeps, for each process, as {RLIMIT name: value}."""
-        # Libraries reserve much more address space than they use; what is used is watched by the worker.
+        # Libraries reserve 2 GB of address space and more than they use; what is used is watched by the worker.
         return {
-            "RLIMIT_AS": 3 * self.memory * 10**9,
+            "RLIMIT_AS": (3 * self.memory + 4) * 10**9,
             "RLIMIT_CPU": 2 * self.total,
             "RLIMIT_FSIZE": self.disk,
             "RLIMIT_NPROC": self.processes,
