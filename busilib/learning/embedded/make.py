@@ -1,6 +1,6 @@
 """Train an embedded backbone on phantoms alone and write its file.
 
-    python -m busilib.learning.embedded.make ResNet50 [--scans 12000] [--steps 2500] [--size 64] [--seed 0]
+    python -m busilib.learning.embedded.make ResNet50 [--scans 12000] [--steps 3600] [--size 64] [--seed 0]
 
 What the phantoms' generator knows is the teacher: the class, the kind of the lesion and its margin, what is behind it
 (shadow or enhancement), where it lies and how large it is, and its outline. Every view is new: mirrored, turned,
@@ -30,7 +30,7 @@ BATCH = 32
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=embedded.LEARNED)
-    for option, default in (("scans", 12000), ("steps", 2500), ("size", 64), ("seed", 0)):
+    for option, default in (("scans", 12000), ("steps", 3600), ("size", 64), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--out", default=None)
@@ -44,7 +44,7 @@ def main():
     file = options.out or embedded.FOLDER / f"{options.name}.npz"
     learned = {number: keras.ops.convert_to_numpy(layer.gain) for number, layer in gains.items()}
     head = model.get_layer("label").get_weights()
-    more = {"head": head[0], "head_bias": head[1], "size": options.size}
+    more = {"head": head[0], "head_bias": head[1]}
     embedded.save(base, options.name, file, seed=options.seed, gains=learned, **more)
     report(options.name, file, base, {name: values[:HELD_OUT] for name, values in known.items()}, head)
 
