@@ -68,7 +68,7 @@ def test_the_phantoms_plant_the_leaks():
     from busilib.learning import heads, models
 
     scans, recipe = data.load("phantom", profile="quick", seed=0), recipes.study("quick")
-    base = heads.Heads(recipe, models.find_weights("auto", recipe.backbone, scans.name, "quick"))
+    base = heads.Heads(recipe, models.find_weights("none", recipe.backbone))
     worth = studies.worth(pd.concat([studies.leaks_of(base, scans, seed) for seed in range(5)]))
     assert (worth.loc[["copies", "masks", "validation"], "mean"] > 0).all(), worth
 

@@ -125,3 +125,10 @@ def test_the_stored_results_follow_from_their_figures(bench, rows):
                 better = max(row["ours"] / row["other"], row["other"] / row["ours"])
                 assert max(row["ratio"], 1 / row["ratio"]) == pytest.approx(better, rel=2e-3)
             assert row["reached"] == rows._reached(row["name"], row["target"], row["ours"], row["ratio"])
+
+
+def test_the_readme_shows_the_stored_results(bench):
+    table = bench.markdown(bench.load())
+    assert table.count("\n") > 15, "few rows were measured"
+    readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    assert table in readme, f"copy this into the README, under Fast:\n{table}"

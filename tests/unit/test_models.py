@@ -59,6 +59,8 @@ def test_own_preprocessing_is_keras_applications(name):
     found = models.preprocessing(recipe(name, preprocessing="own"), NONE)(PIXELS)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(models.preprocessing(recipe(name), NONE)(PIXELS), PIXELS / 255, atol=1e-6)
+    ours = models.preprocessing(recipe(name, preprocessing="own"), Weights("phantom", ""))
+    np.testing.assert_allclose(ours(PIXELS), PIXELS / 255, atol=1e-6)
 
 
 def test_preprocessing_survives_saving(tmp_path):
@@ -169,7 +171,7 @@ def test_too_small_a_picture_is_refused():
 
 def test_no_weights_are_named_as_random(keras_home, no_download):
     for weights, dataset in (("none", "busi"), ("auto", "phantom"), ("auto", "phantom-n60-seed0-v2")):
-        found = find_weights(weights, "ResNet50", dataset, "full")
+        found = find_weights(weights, "VGG16", dataset, "full")
         assert (found.kind, found.path, found.sha256) == ("none", None, None)
         assert "these are random features" in found.sentence
     with pytest.raises(ValueError, match="backbone 'VGG' does not exist; choose one of: ResNet50"):
@@ -178,7 +180,8 @@ def test_no_weights_are_named_as_random(keras_home, no_download):
 
 def test_a_quick_run_never_downloads(keras_home, no_download):
     found = find_weights("auto", "ResNet50", "busi", "quick")
-    assert found.kind == "none" and "ImageNet weights are not here" in found.sentence
+    assert found.kind == "phantom" and "ImageNet weights are not here, so weights that were trained" in found.sentence
+    assert find_weights("auto", "MobileNetV2", "busi", "quick").kind == "none"
     with pytest.raises(WeightsError, match="a quick run never downloads. Put the file there, choose PROFILE="):
         find_weights("imagenet", "ResNet50", "busi", "quick")
 
@@ -188,7 +191,8 @@ def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(keras_home, m
         raise OSError("no route to host")
 
     monkeypatch.setattr(models, "_download", fail)
-    assert find_weights("auto", "ResNet50", "busi", "full").kind == "none"
+    assert find_weights("auto", "ResNet50", "busi", "full").kind == "phantom"
+    assert find_weights("auto", "MobileNetV2", "busi", "full").kind == "none"
     with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\). Put the file at .*notop.h5"):
         find_weights("imagenet", "ResNet50", "busi", "full")
 
