@@ -3,9 +3,11 @@
 Images are phantoms, read from disk as files where what people write reads them from disk.
 """
 
+import io
 import shutil
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,8 @@ def augmentation(scans):
 
             def generator(batch=batch):
                 options = dict(rotation_range=20, shear_range=0.2, zoom_range=0.2, fill_mode="nearest", rescale=1 / 255)
-                flow = ImageDataGenerator(**options).flow_from_directory(folder, (SIZE, SIZE), batch_size=batch)
+                with redirect_stdout(io.StringIO()):  # it prints how many images it found
+                    flow = ImageDataGenerator(**options).flow_from_directory(folder, (SIZE, SIZE), batch_size=batch)
                 for _ in range(EPOCHS * len(flow)):
                     next(flow)
 
