@@ -52,7 +52,7 @@ class Svm(Frozen):
 
     def fit(self, train, validation=None, *, weights, seed=0):
         self.extract(weights, seed)
-        self.classifier = make_pipeline(StandardScaler(), LinearSVC(C=self.c, max_iter=10_000, random_state=seed))
+        self.classifier = make_pipeline(StandardScaler(), LinearSVC(C=self.c, max_iter=100_000, random_state=seed))
         self.classifier.fit(self.features(train.pixels), train.labels)
         return NO_EPOCHS
 
