@@ -90,7 +90,7 @@ def computing(model, precision):
     The layers that give probabilities (softmax) and those that move or rescale pixels stay float32. Afterwards the
     layers are as before, and what was traced is forgotten, so that predictions and saved models are float32.
     """
-    changed = [] if precision == "float32" else [layer for layer in _layers(model) if not _stays(layer)]
+    changed = [] if precision == "float32" else [layer for layer in layers(model) if not _stays(layer)]
     kept = [layer.dtype_policy for layer in changed]
     try:
         for layer in changed:
@@ -103,10 +103,11 @@ def computing(model, precision):
             model.train_function = model.test_function = model.predict_function = None
 
 
-def _layers(model):
+def layers(model):
+    """Yield the layers that compute, those of nested models one by one."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+            yield from layers(layer)
         elif not isinstance(layer, keras.layers.InputLayer):
             yield layer
 

@@ -37,18 +37,9 @@ def load(frozen, pixels):
 def key(frozen):
     """Return what the features depend on as 24 hexadecimal digits: layers, settings, weights and backend."""
     digest = hashlib.sha256(f"{keras.backend.backend()} {frozen.input_shape} {frozen.output_shape}".encode())
-    for layer in _layers(frozen):
+    for layer in device.layers(frozen):  # one by one, so that no number in a nested model's name counts
         settings = {name: value for name, value in layer.get_config().items() if name != "name"}
         digest.update(f"{type(layer).__name__} {settings}".encode())
         for weight in layer.get_weights():
             digest.update(np.ascontiguousarray(weight))
     return digest.hexdigest()[:24]
-
-
-def _layers(model):
-    """Yield the layers that compute, those of nested models one by one, so that no number in a name counts."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        elif not isinstance(layer, keras.layers.InputLayer):
-            yield layer

@@ -81,7 +81,7 @@ def test_a_run_says_in_which_type_it_was_trained_and_its_model_is_float32(
     assert told["predict_batch"] == 256 and told["accelerated"]
     trained.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert not [layer for layer in device._layers(loaded) if layer.compute_dtype != "float32"]
+    assert not [layer for layer in device.layers(loaded) if layer.compute_dtype != "float32"]
     pixels = training.images.load(split.table["path"], 32)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), trained.predictions[PROBABILITIES], atol=1e-5)
 
