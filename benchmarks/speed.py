@@ -71,7 +71,7 @@ def augmentation(scans):
                     for step in range(len(batches)):
                         batches[step]
 
-            old, three, new = seconds(generator, layers, ours, repeats=2)
+            old, three, new = seconds(generator, layers, ours, repeats=3)
             count = len(table) * AUGMENTED_EPOCHS
             note = f"{len(table)} scans of {scans.name} from disk, {AUGMENTED_EPOCHS} epochs, {SIZE} px"
             for what, other, target in (("ImageDataGenerator", old, "ratio >= 10"), ("three layers", three, None)):
@@ -101,9 +101,8 @@ def frozen_base(scans):
         recipe = recipes.get(name, "quick", epochs=epochs, augment=False, augment_validation=False, patience=epochs)
         files = splits.make("A", "paper", scans).part("train")
         pixels = images.load(files["path"], recipe.image_size)
-        labels = training.Batches(pixels, files["label"], recipe.batch_size, 0).labels
         model = models.build(recipe, NONE)
-        plain, cached, worst = _fit_both(model, recipe, pixels, labels)
+        plain, cached, worst = _fit_both(model, recipe, pixels, files["label"])
         note = f"{recipe.backbone}, {recipe.image_size} px, {len(pixels)} phantoms, batches of {recipe.batch_size}"
         rows.append(row(f"30 epochs on a frozen base, {name}", cached, "s", plain, "lower", "ratio >= 10", note))
         what = "largest difference of probabilities, whole model against kept features"
@@ -122,12 +121,13 @@ def _fit_both(model, recipe, pixels, labels):
         head.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
         start = time.perf_counter()
         kept = features.load(frozen, pixels)
-        head.fit(kept, labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0)
+        batches = training.Batches(kept, labels, recipe.batch_size, 0, shuffle=True)
+        _fit(head, batches, recipe.epochs)
         cached = time.perf_counter() - start
     whole = keras.Model(model.input, model.output)
     worst = np.abs(whole.predict(pixels, verbose=0) - head.predict(kept, verbose=0)).max()
     whole.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
-    fit = lambda: whole.fit(pixels, labels, batch_size=recipe.batch_size, verbose=0)  # noqa: E731
+    fit = lambda: whole.fit(pixels, batches.labels, batch_size=recipe.batch_size, verbose=0)  # noqa: E731
     fit()
     return seconds(fit, repeats=2)[0] * recipe.epochs, cached, float(worst)
 
@@ -153,7 +153,7 @@ def steps(scans):
         batches = training.Views(recipe, files, frozen, 0, augment=False, shuffle=True)
         x, y = batches[0]
         bare = _step(trained, x, y, EPOCHS * len(batches))
-        whole = lambda: trained.fit(batches, epochs=EPOCHS, verbose=0)  # noqa: B023, E731
+        whole = lambda: _fit(trained, batches, EPOCHS)  # noqa: B023, E731
         for once in (bare, whole):
             once()
         step, fit = seconds(bare, whole, repeats=3)
@@ -162,6 +162,11 @@ def steps(scans):
         what = f"fit against the bare step, {name}, unfrozen: {unfreeze}"
         rows.append(row(what, count / fit, "images/s", count / step, target="ratio >= 0.95", note=note))
     return rows
+
+
+def _fit(model, batches, epochs):
+    """Fit as `training.fit` does, without validation."""
+    model.fit(batches.epochs(epochs), steps_per_epoch=len(batches), epochs=epochs, shuffle=False, verbose=0)
 
 
 def _step(model, x, y, count):

@@ -43,7 +43,8 @@ def _read(paths, size):
             with Image.open(paths[i]) as image:
                 if image.mode.startswith(("I", "F")):
                     raise ValueError(f"more than 8 bits a pixel, mode {image.mode}, which would be clipped")
-                array[i] = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
+                array[i] = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
         except Exception as error:  # Pillow raises many kinds on damaged files
             raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
 

@@ -67,8 +67,9 @@ def choose(backend, name=None, capability=None):
         precision="mixed_bfloat16" if not cpu and (capability or 0) >= 8 else "float32",
         jit_compile=backend == "jax" or (False if cpu else "auto"),
         predict_batch=64 if cpu else 256,
-        # JAX runs the steps of one execution one by one in Python, so more than one gains nothing there.
-        steps_per_execution=1 if cpu or backend == "jax" else 8,
+        # The batches of all epochs come from one generator: a second step could take the next epoch's first batch.
+        # It would gain nothing on JAX, which runs the steps of an execution one by one in Python.
+        steps_per_execution=1,
     )
 
 

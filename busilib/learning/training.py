@@ -11,7 +11,7 @@ import pandas as pd
 from busilib.data import images
 from busilib.learning import device, features, models
 from busilib.learning.augmentation import RandomAffine
-from busilib.progress import report, shown
+from busilib.progress import bar, report, shown
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES, Trained
 
@@ -67,19 +67,20 @@ def fit(model, training, validation, recipe, class_weight=None, callbacks=()):
         patience=recipe.patience or recipe.epochs,
         restore_best_weights=True,
     )
-    # Not PyDataset.on_epoch_end: Keras calls that twice in the first epoch, and twice in each validation.
+    # Not PyDataset.on_epoch_end: Keras calls that twice in each validation.
     begin = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: (training.begin(epoch), validation.begin(epoch)),
+        on_epoch_begin=lambda epoch, logs: validation.begin(epoch),
         on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=recipe.epochs),
     )
-    # Inputs that never change go in as arrays: Keras starts a generator anew in every epoch, which costs 0.1 s.
+    # Inputs that never change go in as arrays: Keras starts a PyDataset anew in every epoch, which costs 0.1 s.
     fixed = type(validation) is Batches
     result = model.fit(
-        training,
+        training.epochs(recipe.epochs, class_weight),
+        steps_per_epoch=len(training),
         validation_data=(validation.now, validation.labels) if fixed else validation,
         validation_batch_size=validation.batch_size if fixed else None,
         epochs=recipe.epochs,
-        class_weight=class_weight,
+        shuffle=False,  # the batches are shuffled already
         callbacks=[begin, *callbacks, stop],
         verbose=1 if shown() else 0,
     )
@@ -130,35 +131,45 @@ class Batches(keras.utils.PyDataset):
         if self.shuffle:
             self.order = self.rng.permutation(len(self.labels))
 
+    def epochs(self, count, class_weight=None):
+        """Yield the batches of ``count`` epochs, one epoch after the other, for ``fit`` with ``steps_per_epoch``.
+
+        With ``class_weight`` (dict class number → weight) each batch has a third part, the weights of its images.
+        """
+        # One generator for all epochs: Keras starts a PyDataset anew in each, which cost two cores up to 0.35 s.
+        for epoch in range(count):
+            self.begin(epoch)
+            for step in range(len(self)):
+                inputs, labels = self[step]
+                weights = [np.array([class_weight[k] for k in labels.argmax(axis=1)])] if class_weight else []
+                yield inputs, labels, *weights
+
 
 class Views(Batches):
     """Batches of one part whose inputs change from epoch to epoch: after `begin`, epoch e sees view e % views.
 
     Without augmentation there is one view, the images as they are, whose features are kept on disk. ``frozen`` turns
-    uint8 pixels into features, once a view, when the view is first needed; with ``frozen=None`` the batches are the
-    pixels.
+    the uint8 pixels of every view into features beforehand; with ``frozen=None`` the batches are the pixels.
     """
 
     def __init__(self, recipe, files, frozen, seed, *, augment, shuffle=False):
-        self.frozen, self.augment = frozen, augment
+        self.augment, self.affine = augment, RandomAffine(seed=seed)
         self.pixels = images.load(files["path"], recipe.image_size)
-        self.affine = RandomAffine(seed=seed)
-        self.count = recipe.views if augment and frozen is not None else 1
-        self.kept = {}
+        self.kept = []
+        if frozen is not None and augment:
+            views = bar(range(recipe.views), "augmented views", unit="view")
+            batch = device.settings().predict_batch
+            self.kept = [frozen.predict(self.affine.moved(self.pixels), batch_size=batch, verbose=0) for _ in views]
+        elif frozen is not None:
+            self.kept = [features.load(frozen, self.pixels)]
         super().__init__(self.pixels, files["label"], recipe.batch_size, seed, shuffle=shuffle)
 
     def begin(self, epoch):
         """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
-        view = epoch % self.count
-        if self.frozen is None:
-            self.now = self.affine.moved(self.pixels) if self.augment else self.pixels
-        elif view not in self.kept and self.augment:
-            moved = self.affine.moved(self.pixels)
-            self.kept[view] = self.frozen.predict(moved, batch_size=device.settings().predict_batch, verbose=0)
-        elif view not in self.kept:
-            self.kept[view] = features.load(self.frozen, self.pixels)
-        if self.frozen is not None:
-            self.now = self.kept[view]
+        if self.kept:
+            self.now = self.kept[epoch % len(self.kept)]
+        elif self.augment:
+            self.now = self.affine.moved(self.pixels)
         super().begin(epoch)
 
 

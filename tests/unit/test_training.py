@@ -55,18 +55,30 @@ def test_epoch_e_sees_view_e(split_b, tiny):
 
 
 def test_fit_shows_the_views_in_turn_to_training_and_validation(split_b, tiny, monkeypatch):
-    begun, fetched = [], []
-    begin, get = training.Views.begin, training.Views.__getitem__
-    monkeypatch.setattr(
-        training.Views, "begin", lambda self, epoch: begun.append((self.shuffle, epoch)) or begin(self, epoch)
-    )
-    monkeypatch.setattr(
-        training.Views, "__getitem__", lambda self, i: fetched.append((self.shuffle, begun[-1][1])) or get(self, i)
-    )
+    fetched = []
+    get = training.Views.__getitem__
+    monkeypatch.setattr(training.Views, "__getitem__", lambda self, i: fetched.append((self, self.now)) or get(self, i))
     training.train(recipe("B-frozen", views=2, epochs=3), split_b, weights=NONE)
-    assert begun[2:] == [(part, epoch) for epoch in range(3) for part in (True, False)]
-    for epoch in range(3):
-        assert (True, epoch) in fetched and (False, epoch) in fetched
+    for shuffle in (True, False):
+        batches = [(views, now) for views, now in fetched if views.shuffle == shuffle]
+        seen = [next(k for k, kept in enumerate(views.kept) if kept is now) for views, now in batches]
+        turns = [view for view, before in zip(seen, [None, *seen], strict=False) if view != before]
+        assert turns == [0, 1, 0] and len(batches[0][0].kept) == 2
+
+
+def test_the_epochs_come_from_one_generator_with_the_images_weights(split_a, tiny):
+    files = split_a.part("train")
+    views = training.Views(recipe(), files, None, seed=0, augment=False, shuffle=True)
+    own = {0: 1.0, 1: 2.0, 2: 0.5}
+    batches = list(views.epochs(2, own))
+    assert len(batches) == 2 * len(views)
+    for _, labels, weights in batches:
+        assert weights.tolist() == [own[k] for k in labels.argmax(axis=1)]
+    halves = [np.concatenate([x for x, *_ in batches[start : start + len(views)]]) for start in (0, len(views))]
+    assert (halves[0] != halves[1]).any(), "the second epoch has an order of its own"
+    for half in halves:
+        assert sorted(x.tobytes() for x in half) == sorted(x.tobytes() for x in views.pixels)
+    assert all(len(batch) == 2 for batch in views.epochs(1))
 
 
 def test_every_image_is_in_every_epoch_once_with_its_own_label(split_a, tiny):
@@ -106,23 +118,11 @@ def test_best_epoch_is_the_first_best():
     assert training.best_epoch(history, "val_accuracy") == 3
 
 
-class Constant(keras.utils.PyDataset):
-    """Eight rows of noise with labels; `begin` is what `fit` asks of a part."""
-
-    def __init__(self, flip):
-        super().__init__()
-        self.x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-        labels = (self.x[:, 0] > 0).astype(int)
-        self.y = np.eye(3)[1 - labels if flip else labels]
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, step):
-        return self.x, self.y
-
-    def begin(self, epoch):
-        pass
+def separable(flip):
+    """Return one batch of eight rows of noise whose class is the sign of the first number, or the other one."""
+    rows = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    labels = [recipes.CLASSES[int((row[0] > 0) != flip)] for row in rows]
+    return training.Batches(rows, labels, 8, 0)
 
 
 @pytest.mark.parametrize(("monitor", "patience", "ran"), [("val_loss", 2, 3), ("val_loss", None, 6)])
@@ -134,11 +134,11 @@ def test_fit_goes_back_to_the_best_epoch(monitor, patience, ran):
     own = recipe(monitor=monitor, patience=patience, epochs=6)
     if patience is None:  # a recipe change of None leaves what it was
         own = recipe("B-frozen", monitor=monitor, epochs=6)
-    history = training.fit(model, Constant(False), Constant(True), own)
+    history = training.fit(model, separable(False), separable(True), own)
     assert history["epoch"].tolist() == list(range(1, ran + 1))
     kept = training.best_epoch(history, monitor)
     assert kept == 1
-    loss = model.evaluate(Constant(True), verbose=0, return_dict=True)["loss"]
+    loss = model.evaluate(separable(True), verbose=0, return_dict=True)["loss"]
     assert loss == pytest.approx(history.loc[kept - 1, "val_loss"], rel=1e-5)
 
 
