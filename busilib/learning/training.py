@@ -157,7 +157,7 @@ class Views(Batches):
         self.pixels = images.load(files["path"], recipe.image_size)
         self.kept = []
         if frozen is not None and augment:
-            views = bar(range(recipe.views), "augmented views", unit="view")
+            views = bar(range(min(recipe.views, recipe.epochs)), "augmented views", unit="view")
             batch = device.settings().predict_batch
             self.kept = [frozen.predict(self.affine.moved(self.pixels), batch_size=batch, verbose=0) for _ in views]
         elif frozen is not None:

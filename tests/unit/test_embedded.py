@@ -116,10 +116,11 @@ def test_what_is_stored_comes_back(made):
             np.testing.assert_array_equal(a * keras.ops.convert_to_numpy(ours.gain)[:, None], b)
 
 
-def test_a_machine_that_draws_other_kernels_is_told(monkeypatch):
+@pytest.mark.parametrize("name", SIZES)
+def test_a_machine_that_draws_other_kernels_is_told(name, monkeypatch):
     monkeypatch.setattr(embedded, "drawn", lambda shape, seed, number: np.zeros(shape, np.float32))
     with pytest.raises(WeightsError, match="draws other kernels than those that it was trained with"):
-        models.backbone("InceptionResNetV2", 75, models.find_weights("phantom", "InceptionResNetV2"))
+        models.backbone(name, SIZES[name], models.find_weights("phantom", name))
 
 
 def test_a_view_keeps_scan_and_outline_together():

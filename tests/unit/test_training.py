@@ -42,7 +42,7 @@ class Brightness:
 
 
 def test_epoch_e_sees_view_e(split_b, tiny):
-    own, frozen = recipe("B-frozen", views=3), Brightness()
+    own, frozen = recipe("B-frozen", views=3, epochs=7), Brightness()
     views = training.Views(own, split_b.part("train"), frozen, seed=0, augment=True)
     seen = []
     for epoch in range(7):

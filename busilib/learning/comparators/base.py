@@ -15,6 +15,7 @@ from keras import ops
 from sklearn.model_selection import StratifiedGroupKFold
 
 from busilib.errors import RunError, SplitError
+from busilib.learning import device
 from busilib.progress import shown
 from busilib.recipes import CLASSES
 
@@ -118,7 +119,8 @@ def fit_network(network, train, validation, settings, loss):
     ``train`` and ``validation`` have ``[0]`` inputs and ``[1]`` labels. ``settings`` has epochs, batch_size,
     learning_rate and patience. What is compiled must not be what is saved, or the optimizer is saved with it.
     """
-    network.compile(keras.optimizers.Adam(settings.learning_rate), loss, metrics=["accuracy"])
+    adam = keras.optimizers.Adam(settings.learning_rate)
+    network.compile(adam, loss, metrics=["accuracy"], **device.compiling())
     # Not by val_loss: on few images it rises with every confident mistake while the decisions still get better.
     stop = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
