@@ -1,9 +1,12 @@
-"""How much memory each lesson needs: the peak of its kernel and of all that it starts, trained from nothing.
+"""How much memory each lesson needs: the peak of its kernel and of all that it starts.
 
-    python benchmarks/memory.py [LESSON ...]            at profile quick on phantoms, and put into results.json
+    python benchmarks/memory.py [LESSON ...]            at profile quick on phantoms
     python benchmarks/memory.py --full [LESSON ...]     at profile full on the real BUSI (environment: BUSI_DIR)
 
-A lesson gets an empty cache and an empty folder of runs, so that it makes its phantoms and trains its models itself.
+Each figure goes into results.json as soon as it is there. At quick a lesson gets an empty cache and an empty folder of
+runs, so that it makes its phantoms and trains its models itself. At full the lessons of one call share both, in their
+order, as a user's do: training takes most of an hour there, and lesson 05 shows the models of 03 and 04.
+The resident memory of all processes is added up, so pages that they share count in each: an upper bound.
 Targets: 6 GB at quick and 12 GB at full, what a laptop with 8 GB and one with 16 GB have beside their system.
 """
 
@@ -19,18 +22,21 @@ from busilib import batch
 TARGETS = {"quick": "ours <= 6000", "full": "ours <= 12000"}  # MB
 
 
-def measure(profile="quick", chosen=()):
-    """Return a row for each lesson and profile; only the ``chosen`` lessons (all when empty) at one are measured."""
+def measure(profile="quick", chosen=(), done=lambda rows: None):
+    """Return a row for each lesson and profile; only the ``chosen`` lessons (all when empty) at one are measured.
+
+    ``done`` is called with all rows so far after each lesson.
+    """
     if profile == "full" and not os.environ.get("BUSI_DIR"):
         raise Skipped("BUSI_DIR does not name the folder of the real BUSI")
-    wanted, rows = batch.lessons(chosen), []
-    for each in TARGETS:
-        for path in batch.lessons():
-            if each == profile and path in wanted:
-                rows.append(lesson(path, profile))
-            else:
-                rows.append(not_measured(name(path, each), "not asked for"))
-    return rows
+    names = [name(path, each) for each in TARGETS for path in batch.lessons()]
+    rows = {each: not_measured(each, "not asked for") for each in names}
+    with tempfile.TemporaryDirectory(prefix="busilib-memory-") as folder:
+        for path in batch.lessons(chosen):
+            home = folder if profile == "full" else f"{folder}/{path.stem}"
+            rows[name(path, profile)] = lesson(path, profile, home)
+            done(list(rows.values()))
+    return list(rows.values())
 
 
 def name(path, profile):
@@ -38,15 +44,17 @@ def name(path, profile):
     return f"{path.stem[:2]} at {profile}"
 
 
-def lesson(path, profile):
-    """Execute a lesson from nothing and return the row of its peak; one that fails gives a row that says so."""
+def lesson(path, profile, home):
+    """Execute a lesson, its cache and runs in the folder ``home``, and return the row of its peak.
+
+    One that fails gives a row that says so.
+    """
     data = os.environ["BUSI_DIR"] if profile == "full" else "phantom"
     known = batch.parameters(path)
-    with tempfile.TemporaryDirectory(prefix="busilib-memory-") as folder:
-        given = {"PROFILE": profile, "DATASET": data, "RUNS": f"{folder}/runs"}
-        given = {key: value for key, value in given.items() if key in known}
-        own = {"BUSILIB_CACHE": f"{folder}/cache"}
-        done, peak = with_peak(lambda: batch.execute(path, f"{folder}/{path.name}", given, env=own), children=True)
+    given = {"PROFILE": profile, "DATASET": data, "RUNS": f"{home}/runs"}
+    given = {key: value for key, value in given.items() if key in known}
+    own = {"BUSILIB_CACHE": f"{home}/cache"}
+    done, peak = with_peak(lambda: batch.execute(path, f"{home}/{path.name}", given, env=own), children=True)
     if done.error is not None:
         return not_measured(name(path, profile), f"it failed, {done.error}")
     on = "the real BUSI" if profile == "full" else "phantoms"
@@ -58,8 +66,8 @@ if __name__ == "__main__":
     parser.add_argument("lessons", nargs="*", metavar="LESSON")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
-    found = measure("full" if options.full else "quick", options.lessons)
-    store("memory", found)
+    keep = lambda rows: store("memory", rows)  # noqa: E731
+    found = measure("full" if options.full else "quick", options.lessons, keep)
     for one in found:
         if one["note"] != not_measured("", "not asked for")["note"]:
             print(f"{one['name']}: {one['ours']} MB, {one['note']}")
