@@ -136,7 +136,7 @@ class Batches(keras.utils.PyDataset):
 
         With ``class_weight`` (dict class number → weight) each batch has a third part, the weights of its images.
         """
-        # One generator for all epochs: Keras starts a PyDataset anew in each, which cost two cores up to 0.35 s.
+        # One generator for all: Keras would start a PyDataset anew in each epoch, and shuffle its batches once more.
         for epoch in range(count):
             self.begin(epoch)
             for step in range(len(self)):

@@ -90,3 +90,19 @@ def test_a_run_says_in_which_type_it_was_trained_and_its_model_is_float32(
     assert not [layer for layer in device.layers(loaded) if layer.compute_dtype != "float32"]
     pixels = training.images.load(split.table["path"], 32)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), trained.predictions[PROBABILITIES], atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data feeds TensorFlow only")
+def test_tf_data_does_not_tune_what_keras_reads(monkeypatch):
+    """Its tuning thread may sleep through the end of a fit: see `busilib.learning`."""
+    import tensorflow
+
+    seen, start = [], tensorflow.data.Dataset.__iter__
+    watch = lambda self: seen.append(self.options().autotune.enabled) or start(self)  # noqa: E731
+    monkeypatch.setattr(tensorflow.data.Dataset, "__iter__", watch)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    rows = np.zeros((4, 2), "float32")
+    model.fit(rows, rows[:, :1], validation_data=(rows, rows[:, :1]), verbose=0)
+    model.predict(rows, verbose=0)
+    assert len(seen) >= 3 and not any(enabled is not False for enabled in seen)
