@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-BATCH = 64
+DRAWN, MOVED = 64, 256  # images whose parameters are drawn, and that are moved, in one call
 
 
 @keras.saving.register_keras_serializable("busilib")
@@ -50,13 +50,13 @@ class RandomAffine(keras.layers.Layer):
         Grey scans are moved in one channel: the same values, for a third of the work.
         """
         result = np.empty_like(pixels)
-        starts = range(0, len(pixels), BATCH)
-        drawn = [ops.convert_to_numpy(self.draw(len(pixels[start : start + BATCH]))) for start in starts]
+        starts = range(0, len(pixels), DRAWN)
+        drawn = [ops.convert_to_numpy(self.draw(len(pixels[start : start + DRAWN]))) for start in starts]
         grey = np.array([(one[..., 0] == one[..., 1]).all() and (one[..., 0] == one[..., 2]).all() for one in pixels])
         for wanted, channels in ((True, 1), (False, 3)):
             rows = np.flatnonzero(grey == wanted)
-            for start in range(0, len(rows), BATCH):
-                some = rows[start : start + BATCH]
+            for start in range(0, len(rows), MOVED):
+                some = rows[start : start + MOVED]
                 images = ops.cast(pixels[some, ..., :channels], "float32")
                 values = self.transform(images, np.concatenate(drawn)[some])
                 moved = ops.convert_to_numpy(ops.cast(ops.round(values), "uint8"))
