@@ -80,12 +80,15 @@ def store(module, rows, results=RESULTS):
     rows = [row | {"name": f"{module}: {row['name']}"} for row in rows]
     if len({row["name"] for row in rows}) < len(rows) or any(set(row) != set(COLUMNS) for row in rows):
         raise ValueError(f"{module}: two rows share a name, or a row has not the columns {', '.join(COLUMNS)}")
+    measured = [row["ours"] is not None for row in rows]
+    if not any(measured) and any(row["ours"] is not None for row in of(module, earlier)):
+        return [f"nothing could be measured here ({rows[0]['note']}), the earlier rows are kept"]
     before, new, said = {row["name"]: row for row in earlier}, [], []
     for row in rows:
         if row["ours"] is None:
-            kept = row["name"] in before
+            kept = before.get(row["name"], row)["ours"] is not None
             said.append(f"{row['name']} {row['note']}, " + ("the earlier row is kept" if kept else "no earlier row"))
-            new.append(before.get(row["name"], row))
+            new.append(before[row["name"]] if kept else row)
         else:
             new.append(row)
     others = [row for row in earlier if row not in of(module, earlier)]
@@ -115,15 +118,16 @@ def table(rows):
 
 
 def markdown(rows):
-    """Return the measured rows that have a target as a table in Markdown, as the README shows it."""
+    """Return the rows that have a target as a table in Markdown, as the README shows it, measured or not."""
     lines = ["| what | ours | other | ratio | target | reached | device |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        if row["ours"] is None or row["target"] is None:
+        if row["target"] is None:
             continue
         ours, other = (
             f"{_text(row[key])} {row['unit']}".strip() if row[key] is not None else "" for key in ("ours", "other")
         )
-        cells = (row["name"], ours, other, _text(row["ratio"]), row["target"], _text(row["reached"]), row["device"])
+        reached = "not measured" if row["ours"] is None else _text(row["reached"])
+        cells = (row["name"], ours, other, _text(row["ratio"]), row["target"], reached, row["device"] or "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

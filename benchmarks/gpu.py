@@ -2,7 +2,7 @@
 
     make bench ONLY=gpu                  (BUSI_DIR names the real BUSI; without it, phantoms of the same number)
 
-Skipped where there is no GPU. What is timed is trained in the precision that `busilib.learning.device` chooses.
+Without a GPU its rows say so. What is timed is trained in the precision that `busilib.learning.device` chooses.
 """
 
 import os
@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rows import Skipped, gpu, row
+from rows import gpu, not_measured, row
 
 NETWORKS = {"ResNet50": 128, "InceptionResNetV2": 150}  # pixels a side in the papers
 BATCH, STEPS = 128, 40
+PAPERS = "papers A and B, full protocol"
+TARGETS = {"papers": "ours <= 180", "training": "ratio >= 0.95", "augmentation": "ours <= 10"}  # seconds, -, per cent
 # Dense bfloat16 with float32 sums, TFLOP/s, from NVIDIA's data sheets (without sparsity). The first that fits counts.
 LIMITS = {
     "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10G": 70.0,
@@ -23,19 +25,26 @@ LIMITS = {
 
 
 def measure():
-    """Return the rows; raise `Skipped` where JAX sees no GPU."""
+    """Return the rows; those with a target say that they were not measured where JAX sees no GPU."""
     if gpu() is None:
-        raise Skipped("there is no GPU")
+        return nothing("there is no GPU")
     os.environ.setdefault("KERAS_BACKEND", "jax")
     from busilib.learning import device
 
     own = device.settings()
     if own.backend != "jax" or not own.accelerated:
-        raise Skipped(f"it measures JAX on a GPU, but this is {own.backend} on {own.device}")
+        return nothing(f"it measures JAX on a GPU, but this is {own.backend} on {own.device}")
     rows = [papers_row(papers())]
     for name, size in NETWORKS.items():
         rows += rows_of(name, size, speeds(name, size, BATCH, STEPS, own.precision), limit(own.device), own.precision)
     return [one | {"device": own.device} for one in rows]
+
+
+def nothing(reason):
+    """Return the rows that have a target, each with the reason why it was not measured."""
+    titles = [f"{name} {size} px" for name, size in NETWORKS.items()]
+    parts = [(f"{title}, {what}", TARGETS[what]) for title in titles for what in ("training", "augmentation")]
+    return [not_measured(name, reason, target) for name, target in [(PAPERS, TARGETS["papers"]), *parts]]
 
 
 def papers(profile="full", **changes):
@@ -74,8 +83,8 @@ def papers_row(found):
     """Return the row of what `papers` found."""
     times = {name: value for name, value in found.items() if name != "data"}
     note = f"{found['data']}: " + ", ".join(f"{name} {value:.0f} s" for name, value in times.items())
-    name = "papers A and B, full protocol"
-    return row(name, sum(times.values()), "s", target="ours <= 180", note=note + "; compiling and saving included")
+    note += "; compiling and saving included"
+    return row(PAPERS, sum(times.values()), "s", target=TARGETS["papers"], note=note)
 
 
 def speeds(name, size, batch, steps, precision):
@@ -196,7 +205,7 @@ def rows_of(name, size, found, most, precision):
     title, where = f"{name} {size} px", f"batches of {BATCH}, {precision}"
     rows = []
     for what, ours, other, times in (("training", "fit", "bare step", 3), ("inference", "predict", "bare answer", 1)):
-        target = "ratio >= 0.95" if what == "training" else None
+        target = TARGETS.get(what)
         note = f"other: the {other}, compiled, on one batch on the device; {where}"
         rows.append(row(f"{title}, {what}", found[ours], "images/s", found[other], target=target, note=note))
         reached = found[other] * found["flops"] * times / 1e12
@@ -207,4 +216,4 @@ def rows_of(name, size, found, most, precision):
         rows.append(row(f"{title}, {what}: operations", reached, "TFLOP/s", known, note=note))
     share = 100 * found["augmentation"]
     note = f"how much longer the bare step takes with it inside; {where}"
-    return [*rows, row(f"{title}, augmentation", share, "% of the step", target="ours <= 10", note=note)]
+    return [*rows, row(f"{title}, augmentation", share, "% of the step", target=TARGETS["augmentation"], note=note)]

@@ -29,8 +29,10 @@ def measure(profile="quick", chosen=(), done=lambda rows: None):
     """
     if profile == "full" and not os.environ.get("BUSI_DIR"):
         raise Skipped("BUSI_DIR does not name the folder of the real BUSI")
-    names = [name(path, each) for each in TARGETS for path in batch.lessons()]
-    rows = {each: not_measured(each, "not asked for") for each in names}
+    rows = {}
+    for each, target in TARGETS.items():
+        names = [name(path, each) for path in batch.lessons()]
+        rows |= {one: not_measured(one, "not asked for", target) for one in names}
     with tempfile.TemporaryDirectory(prefix="busilib-memory-") as folder:
         for path in batch.lessons(chosen):
             home = folder if profile == "full" else f"{folder}/{path.stem}"
@@ -56,7 +58,7 @@ def lesson(path, profile, home):
     own = {"BUSILIB_CACHE": f"{home}/cache"}
     done, peak = with_peak(lambda: batch.execute(path, f"{home}/{path.name}", given, env=own), children=True)
     if done.error is not None:
-        return not_measured(name(path, profile), f"it failed, {done.error}")
+        return not_measured(name(path, profile), f"it failed, {done.error}", TARGETS[profile])
     on = "the real BUSI" if profile == "full" else "phantoms"
     return row(name(path, profile), peak, "MB", target=TARGETS[profile], note=f"on {on}, {done.seconds:.0f} s")
 

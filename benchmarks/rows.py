@@ -45,9 +45,9 @@ def row(name, ours, unit, other=None, better="higher", target=None, note="", dev
     return {key: _rounded(value) for key, value in zip(COLUMNS, values, strict=True)}
 
 
-def not_measured(name, reason):
+def not_measured(name, reason, target=None):
     """Return the row of a figure that cannot be had here; bench.py keeps the earlier row of that name, if any."""
-    return dict.fromkeys(COLUMNS) | {"name": name, "note": f"not measured: {reason}"}
+    return dict.fromkeys(COLUMNS) | {"name": name, "target": target, "note": f"not measured: {reason}"}
 
 
 def _reached(name, target, ours, ratio):

@@ -91,7 +91,8 @@ def scans(images, titles, masks=None, columns=3, description=""):
     """
     rows = max(1, -(-len(images) // columns))
     lines = max((title.count("\n") for title in titles), default=0)
-    figure = Figure(figsize=(2.7 * columns, (2.5 + 0.2 * lines) * rows))
+    # Constrained: tight_layout lets a tall scan cover the title below it.
+    figure = Figure(figsize=(2.7 * columns, (2.5 + 0.2 * lines) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -100,7 +101,6 @@ def scans(images, titles, masks=None, columns=3, description=""):
         ax.set_title(title, fontsize=10)
         if masks is not None and masks[i] is not None and np.any(masks[i]):
             ax.contour(masks[i], levels=[0.5], colors=["#F0E442"], linewidths=1.6)
-    figure.tight_layout()
     return Picture(figure, description or f"{len(images)} scans: {'; '.join(titles)}.".replace("\n", ", "))
 
 

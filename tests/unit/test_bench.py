@@ -64,6 +64,9 @@ def test_only_what_was_measured_is_replaced(bench, rows, tmp_path):
     assert list(found)[0] == "start: help"  # in the order of the modules, whichever came first
     assert "growth: kept not measured: no GPU, the earlier row is kept" in said
     assert "growth: never not measured: no GPU, no earlier row" in said
+    before = results.read_text(encoding="utf-8")
+    said = bench.store("growth", [rows.not_measured("never", "no GPU", "ours <= 1")], results)
+    assert results.read_text(encoding="utf-8") == before and "the earlier rows are kept" in said[0]
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 

@@ -43,10 +43,18 @@ def test_limits_are_found_by_name(gpu):
     assert gpu.limit("Tesla T4") is None
 
 
-def test_without_a_gpu_it_is_skipped(gpu, monkeypatch):
+def test_without_a_gpu_every_target_is_named_and_nothing_reached(gpu, monkeypatch):
     monkeypatch.setattr(gpu, "gpu", lambda: None)
-    with pytest.raises(gpu.Skipped, match="no GPU"):
-        gpu.measure()
+    rows = gpu.measure()
+    assert {(row["ours"], row["reached"], row["note"]) for row in rows} == {
+        (None, None, "not measured: there is no GPU")
+    }
+    found = {"fit": 96.0, "bare step": 100.0, "predict": 300.0, "bare answer": 310.0, "augmentation": 0.2, "flops": 1e9}
+    measured = [gpu.papers_row({"data": "busi", "A-frozen": 1.0})]
+    for name, size in gpu.NETWORKS.items():
+        measured += gpu.rows_of(name, size, found, 989.0, "mixed_bfloat16")
+    targets = {row["name"]: row["target"] for row in measured if row["target"]}
+    assert {row["name"]: row["target"] for row in rows} == targets and len(targets) == 5
 
 
 def test_an_unknown_chip_or_float32_has_nothing_to_compare_with(gpu):
