@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rows import COLUMNS, Skipped
 
-from busilib.data.cache import write_file
+from busilib.cache import write_file
 
 RESULTS = Path(__file__).with_name("results.json")
 MODULES = ("start", "growth", "speed", "backbones", "backends", "gpu")

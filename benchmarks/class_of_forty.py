@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from busilib.classroom import grading, sandbox
+from busitools import grading, sandbox
 from tests.classroom import submissions as made
 
 
@@ -37,7 +37,7 @@ def main(out):
     for one in grades:
         print(f"{one.student:<24} {one.points:4g} of {one.of:<4g} {one.seconds:4.0f} s  {'; '.join(one.remarks)}")
     alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    print("kernels left running:", sum("busilib.classroom.kernel" in line for line in alive.splitlines()))
+    print("kernels left running:", sum("busitools.kernel" in line for line in alive.splitlines()))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def find(out, name, fold):
 
 def one(name, fold, scans, options):
     """Fit and test one system on one fold."""
+    from busilib.cache import cache_dir
     from busilib.data import splits
-    from busilib.data.cache import cache_dir
     from busilib.learning import comparators
 
     shutil.rmtree(cache_dir("features"))
@@ -88,8 +88,7 @@ def one(name, fold, scans, options):
 
 def store(options, scans):
     """Put the finished runs of all folds into one table, and keep it in the package."""
-    from busilib import metrics, runs, stored
-    from busilib.evaluation import comparison
+    from busilib import comparison, metrics, runs, stored
     from busilib.learning import comparators
 
     found = {

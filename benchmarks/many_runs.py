@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 from distributed import Client
 
-from busilib import batch, metrics, recipes, runs, sweep
+from busilib import metrics, recipes, runs
+from busitools import notebooks, sweep
 
 FOREST = """
 import os, pathlib, uuid
@@ -77,7 +78,7 @@ def overhead(folder, options):
         began = time.perf_counter()
         papermill.execute_notebook(
             str(lesson), str(folder / "out.ipynb"), {"SEED": seed}, progress_bar=False, kernel_name="python3",
-            config=batch.kernel_config(),
+            config=notebooks.kernel_config(),
         )  # fmt: skip
         times.append(time.perf_counter() - began)
     with sweep.local_cluster(1) as cluster, Client(cluster) as client:

@@ -17,7 +17,7 @@ import tempfile
 from bench import store
 from rows import Skipped, not_measured, row, with_peak
 
-from busilib import batch
+from busitools import notebooks
 
 TARGETS = {"quick": "ours <= 6000", "full": "ours <= 12000"}  # MB
 
@@ -31,10 +31,10 @@ def measure(profile="quick", chosen=(), done=lambda rows: None):
         raise Skipped("BUSI_DIR does not name the folder of the real BUSI")
     rows = {}
     for each, target in TARGETS.items():
-        names = [name(path, each) for path in batch.lessons()]
+        names = [name(path, each) for path in notebooks.lessons()]
         rows |= {one: not_measured(one, "not asked for", target) for one in names}
     with tempfile.TemporaryDirectory(prefix="busilib-memory-") as folder:
-        for path in batch.lessons(chosen):
+        for path in notebooks.lessons(chosen):
             home = folder if profile == "full" else f"{folder}/{path.stem}"
             rows[name(path, profile)] = lesson(path, profile, home)
             done(list(rows.values()))
@@ -52,11 +52,11 @@ def lesson(path, profile, home):
     One that fails gives a row that says so.
     """
     data = os.environ["BUSI_DIR"] if profile == "full" else "phantom"
-    known = batch.parameters(path)
+    known = notebooks.parameters(path)
     given = {"PROFILE": profile, "DATASET": data, "RUNS": f"{home}/runs"}
     given = {key: value for key, value in given.items() if key in known}
     own = {"BUSILIB_CACHE": f"{home}/cache"}
-    done, peak = with_peak(lambda: batch.execute(path, f"{home}/{path.name}", given, env=own), children=True)
+    done, peak = with_peak(lambda: notebooks.execute(path, f"{home}/{path.name}", given, env=own), children=True)
     if done.error is not None:
         return not_measured(name(path, profile), f"it failed, {done.error}", TARGETS[profile])
     on = "the real BUSI" if profile == "full" else "phantoms"

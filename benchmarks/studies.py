@@ -38,7 +38,7 @@ def main():
 
 
 def masks_alone(scans, options):
-    from busilib.evaluation import masks_alone
+    from busilib import masks_alone
 
     about = {"dataset": {"name": scans.name, "sha256": scans.sha256}}
     for name, make in (("masks-alone", masks_alone.variants), ("masks-alone-splits", masks_alone.other_splits)):

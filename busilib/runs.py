@@ -20,9 +20,8 @@ from filelock import FileLock
 
 import busilib
 from busilib import metrics
-from busilib.data.cache import cache_dir, write_file, write_folder
+from busilib.cache import cache_dir, report, write_file, write_folder
 from busilib.errors import RunError
-from busilib.progress import report
 from busilib.recipes import CLASSES, Recipe
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]

@@ -11,7 +11,7 @@ from importlib.resources import files
 import pandas as pd
 
 from busilib import metrics, runs
-from busilib.data.cache import write_file
+from busilib.cache import write_file
 from busilib.errors import RunError
 from busilib.recipes import CLASSES
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busilib import metrics, runs, stored
+from busilib import metrics, published, runs, stored
+from busilib.cache import cache_dir, write_file
 from busilib.data import leaks, splits
-from busilib.data.cache import cache_dir, write_file
-from busilib.evaluation import published
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES
 

@@ -13,8 +13,8 @@ from pathlib import Path, PureWindowsPath
 
 from filelock import FileLock
 
-from busilib import progress
-from busilib.data.cache import cache_dir, write_folder
+from busilib import cache
+from busilib.cache import cache_dir, write_folder
 from busilib.data.folder import find_folder
 from busilib.errors import DataError
 
@@ -210,7 +210,7 @@ def _receive(url, partial, timeout):
     from pooch import HTTPDownloader
     from tqdm.utils import CallbackIOWrapper
 
-    with open(partial, "ab") as file, progress.bar(None, "BUSI", unit="B", unit_scale=True) as bar:
+    with open(partial, "ab") as file, cache.bar(None, "BUSI", unit="B", unit_scale=True) as bar:
         have = file.tell()
         if have:
             print(f"Going on with an earlier download, {have / 1e6:.1f} MB of which are here.")
@@ -254,7 +254,7 @@ def unpack(archive, folder):
             members = source.infolist()
             _check_members(members)
             # zipfile stops a member at its declared size, so the sum that was checked is what can be written.
-            for member in progress.bar(members, "unpacking", unit="file"):
+            for member in cache.bar(members, "unpacking", unit="file"):
                 source.extract(member, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"the archive {Path(archive).name} is damaged or cannot be read: {error}") from error

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from busilib import progress
+from busilib import cache
+from busilib.cache import cache_dir, write_file
 from busilib.data import duplicates
-from busilib.data.cache import cache_dir, write_file
 from busilib.data.natural import natural_key
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
@@ -164,7 +164,7 @@ def _decode(root, files):
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         jobs = pool.map(_decode_one, files.path, files.is_mask)
-        read = list(progress.bar(jobs, "reading images", total=len(files), unit="file"))
+        read = list(cache.bar(jobs, "reading images", total=len(files), unit="file"))
     problems = [
         f"{Path(path).relative_to(root).as_posix()}: {what}"
         for path, what in zip(files.path, read, strict=True)

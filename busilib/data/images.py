@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from busilib.data.cache import cache_dir, write_file
+from busilib.cache import bar, cache_dir, write_file
 from busilib.errors import DataError
-from busilib.progress import bar
 
 
 def load(paths, size, cache=True):

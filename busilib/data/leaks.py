@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from busilib.data.cache import cache_dir, write_file
+from busilib.cache import cache_dir, write_file
 from busilib.data.splits import Split, check_split, files, without_objections
 from busilib.errors import DataError
 

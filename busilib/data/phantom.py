@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from busilib import progress
-from busilib.data import cache
+from busilib import cache
 from busilib.errors import DataError
 
 GENERATOR_VERSION = 2
@@ -526,7 +525,7 @@ def make(folder, n=300, seed=0, jobs=None):
         for label in CLASSES:
             (working / label).mkdir()
         lines = pool.map(lambda row: _write_scan(working, seed, row), rows)
-        lines = list(progress.bar(lines, "making phantoms", total=n, unit="scan"))
+        lines = list(cache.bar(lines, "making phantoms", total=n, unit="scan"))
         with open(working / "phantom.csv", "w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
             table.writeheader()

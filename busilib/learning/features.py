@@ -9,7 +9,7 @@ import hashlib
 import keras
 import numpy as np
 
-from busilib.data.cache import cache_dir, write_file
+from busilib.cache import cache_dir, write_file
 from busilib.learning import device
 
 

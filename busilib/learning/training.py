@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pandas as pd
 
+from busilib.cache import bar, report, shown
 from busilib.data import images
 from busilib.learning import device, features, models
 from busilib.learning.augmentation import RandomAffine
-from busilib.progress import bar, report, shown
 from busilib.recipes import CLASSES
 from busilib.runs import PROBABILITIES, Trained
 

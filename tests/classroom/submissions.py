@@ -9,7 +9,7 @@ import re
 
 import nbformat
 
-from busilib.classroom import exercises
+from busitools import exercises
 
 SOURCE = next(path for path in exercises.sources() if path.name.startswith("05"))
 SOLUTION = re.compile(r" *### (BEGIN|END) SOLUTION\n?")

@@ -15,8 +15,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from busilib.classroom import exercises
 from busilib.errors import ClassroomError
+from busitools import exercises
 from tests.notebooks import skeleton
 
 SOURCES = exercises.sources()
@@ -76,9 +76,9 @@ def before(notebook):
 
 
 def test_every_lesson_up_to_09_has_exercises():
-    from busilib import batch
+    from busitools import notebooks
 
-    lessons = {path.name[:2]: path.name for path in batch.lessons() if path.name[:2] <= "09"}
+    lessons = {path.name[:2]: path.name for path in notebooks.lessons() if path.name[:2] <= "09"}
     found = {path.name[:2]: path.name for path in SOURCES}
     assert set(found) >= set(lessons)
     assert {number: found[number] for number in lessons} == lessons, "an exercise is named as its lesson"

@@ -11,9 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from busilib import cli
-from busilib.classroom import exercises, grading, sandbox
 from busilib.errors import ClassroomError
+from busitools import cli, exercises, grading, sandbox
 from tests.classroom import submissions as made
 
 SMALL = sandbox.Limits(seconds=15, total=120, memory=1, processes=64, disk=50_000_000)
@@ -84,7 +83,7 @@ def test_log_names_the_sandbox_and_what_it_does_not_stop(graded):
 def test_nothing_is_left_running(graded):
     import psutil
 
-    boxes = [p for p in psutil.process_iter(["cmdline"]) if "busilib.classroom.kernel" in (p.info["cmdline"] or [])]
+    boxes = [p for p in psutil.process_iter(["cmdline"]) if "busitools.kernel" in (p.info["cmdline"] or [])]
     mine = [p for p in boxes if any("busi-grade-" in part for part in p.info["cmdline"])]
     assert not [p for p in mine if p.status() != psutil.STATUS_ZOMBIE]
 

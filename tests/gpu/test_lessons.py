@@ -11,7 +11,8 @@ import sys
 import nbformat
 import pytest
 
-from busilib import batch, runs
+from busilib import runs
+from busitools import notebooks
 
 pytestmark = pytest.mark.gpu
 # Those that train or explain at full profile; 10 is about many runs, and has tests of its own.
@@ -37,21 +38,21 @@ def results(tmp_path_factory):
 def given(lesson, results):
     """The parameters of a full run of a lesson: real scans where they are, one folder of runs for all lessons."""
     wanted = {"PROFILE": "full", "DATASET": os.environ.get("BUSI_DIR", "phantom"), "RUNS": str(results / "runs")}
-    known = batch.parameters(lesson)
+    known = notebooks.parameters(lesson)
     return {name: value for name, value in wanted.items() if name in known}
 
 
 @pytest.mark.parametrize("number", LESSONS)
 def test_papermill_runs_it_at_full_profile(number, accelerator, results):
-    (lesson,) = batch.lessons([number])
-    done = batch.execute(lesson, results / lesson.name, given(lesson, results))
+    (lesson,) = notebooks.lessons([number])
+    done = notebooks.execute(lesson, results / lesson.name, given(lesson, results))
     assert done.error is None
 
 
 @pytest.mark.parametrize("number", ["03", "04"])
 def test_nbval_runs_it_at_full_profile(number, accelerator, results, tmp_path):
     """nbval cannot inject parameters, so it is given a copy with others, without outputs to compare."""
-    (lesson,) = batch.lessons([number])
+    (lesson,) = notebooks.lessons([number])
     notebook = with_parameters(nbformat.read(lesson, as_version=4), given(lesson, results))
     nbformat.write(notebook, tmp_path / lesson.name)
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:xdist"]

@@ -6,8 +6,7 @@ the places that are written. What comes from no result says so: ``<!-- an exampl
 
 import re
 
-from busilib import stored, studies
-from busilib.evaluation import published
+from busilib import published, stored, studies
 
 FREE = ("an example", "a convention")
 NUMBER = re.compile(r"(?<![\w.,-])[-+−]?\d+(?:\.\d+(?:\s?%)?|\s?%)(?!\.?\d)(<!--\s*(?P<name>.*?)\s*-->)?")

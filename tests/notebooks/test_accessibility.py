@@ -11,10 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 
-from busilib import batch, figures
+from busilib import figures
+from busitools import notebooks
 
-LESSONS = batch.lessons()
-ROOT = batch.folder()
+LESSONS = notebooks.lessons()
+ROOT = notebooks.folder()
 EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
 WITHOUT = "No description has been provided for this image"  # what nbconvert writes when there is none
 
@@ -69,7 +70,7 @@ def page(request, tmp_path_factory):
     copied = tmp_path_factory.mktemp("page") / request.param.name
     copied.write_bytes(request.param.read_bytes())
     reader = Reader()
-    reader.feed(batch.page(copied).read_text(encoding="utf-8"))
+    reader.feed(notebooks.page(copied).read_text(encoding="utf-8"))
     return nbformat.read(request.param, as_version=4), reader
 
 

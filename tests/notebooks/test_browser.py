@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from busilib import batch
-from busilib.classroom import exercises
+from busitools import exercises, notebooks
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,8 +26,8 @@ MINUTES = 8
 def lab(tmp_path_factory):
     """A JupyterLab on a copy of the lesson and the exercise; returns its address and folder."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(batch.lessons(["01"])[0], folder / "lesson.ipynb")
-    shutil.copy(batch.folder() / "exercises" / "05_confusion_matrices.ipynb", folder / "exercise.ipynb")
+    shutil.copy(notebooks.lessons(["01"])[0], folder / "lesson.ipynb")
+    shutil.copy(notebooks.folder() / "exercises" / "05_confusion_matrices.ipynb", folder / "exercise.ipynb")
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
     options = [
         "--IdentityProvider.token=secret",

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from busilib import batch
+from busitools import notebooks
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def packages(python):
 def lesson_runs_alone(python, folder):
     """Run lesson 01 whole, in an empty folder that holds the notebook alone."""
     folder.mkdir()
-    shutil.copy(batch.lessons(["01"])[0], folder / "lesson.ipynb")
+    shutil.copy(notebooks.lessons(["01"])[0], folder / "lesson.ipynb")
     keep = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment = keep | {"BUSILIB_CACHE": str(folder / "cache")}
     command = [python, "-m", "papermill", "-k", "python3", "--no-progress-bar", "lesson.ipynb", "out.ipynb"]
@@ -101,9 +101,9 @@ def test_plain_install_without_a_checkout(wheel, tmp_path):
     python = tmp_path / "plain" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "tests" / "constraints.txt", wheel)
     environment = lesson_runs_alone(python, tmp_path / "work")
-    code = "from busilib import batch; print(len(batch.lessons()), batch.folder())"
+    code = "from busilib import batch; print(len(notebooks.lessons()), notebooks.folder())"
     said = run(python, "-c", code, cwd=tmp_path / "work", env=environment).split()
-    assert int(said[0]) == len(batch.lessons()) and str(tmp_path / "plain") in said[1]
-    assert not list((tmp_path / "plain").rglob("*/busilib/notebooks/solutions"))
-    refused = subprocess.run([python, "-m", "busilib.cli", "exercises"], capture_output=True, text=True, cwd=tmp_path)
+    assert int(said[0]) == len(notebooks.lessons()) and str(tmp_path / "plain") in said[1]
+    assert not list((tmp_path / "plain").rglob("*/busitools/lessons/solutions"))
+    refused = subprocess.run([python, "-m", "busitools.cli", "exercises"], capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 1 and "clone it" in refused.stderr

@@ -11,8 +11,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from busilib import batch, data, recipes, runs
+from busilib import data, recipes, runs
 from busilib.data import splits
+from busitools import notebooks
 
 
 def text(path):
@@ -22,7 +23,7 @@ def text(path):
 
 
 def test_papermill_runs_01_as_anyone_would_type_it(tmp_path, phantom_dir):
-    command = [sys.executable, "-m", "papermill", batch.lessons(["01"])[0], tmp_path / "out.ipynb"]
+    command = [sys.executable, "-m", "papermill", notebooks.lessons(["01"])[0], tmp_path / "out.ipynb"]
     command += ["-p", "DATASET", phantom_dir, "-p", "SEED", "3", "-p", "IMAGE_SIZE", "64"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -31,7 +32,9 @@ def test_papermill_runs_01_as_anyone_would_type_it(tmp_path, phantom_dir):
 
 def test_03_runs_with_other_parameters(tmp_path, phantom_dir):
     given = {"DATASET": str(phantom_dir), "PROTOCOL": "clean", "FOLD": 1, "IMAGE_SIZE": 32, "UNFREEZE": "none"}
-    done = batch.execute(batch.lessons(["03"])[0], tmp_path / "03.ipynb", given | {"RUNS": str(tmp_path / "runs")})
+    done = notebooks.execute(
+        notebooks.lessons(["03"])[0], tmp_path / "03.ipynb", given | {"RUNS": str(tmp_path / "runs")}
+    )
     assert done.error is None
     assert "clean, fold 2 of 5" in text(done.output)
     found = runs.collect(tmp_path / "runs")
@@ -77,7 +80,7 @@ def test_the_phantoms_plant_the_leaks():
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
 def test_lesson_runs_on_the_real_busi(number, busi_dir, tmp_path):
-    done = batch.execute(batch.lessons([number])[0], tmp_path / "out.ipynb", {"DATASET": str(busi_dir)})
+    done = notebooks.execute(notebooks.lessons([number])[0], tmp_path / "out.ipynb", {"DATASET": str(busi_dir)})
     assert done.error is None
 
 
@@ -88,5 +91,5 @@ def test_a_kernel_that_tries_the_network_is_refused(tmp_path):
         nbformat.v4.new_code_cell(code),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "tries.ipynb")
-    done = batch.execute(tmp_path / "tries.ipynb", tmp_path / "out.ipynb")
+    done = notebooks.execute(tmp_path / "tries.ipynb", tmp_path / "out.ipynb")
     assert "tests allow connections to this machine only" in done.error

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from busilib import batch
+from busitools import notebooks
 from tests.notebooks import prose
 
 
@@ -14,12 +14,12 @@ def known():
 
 @pytest.mark.parametrize("number", ["07", "08"])
 def test_every_number_names_its_result_and_is_it(number, known):
-    assert prose.check_prose(nbformat.read(batch.lessons([number])[0], as_version=4), known) == []
+    assert prose.check_prose(nbformat.read(notebooks.lessons([number])[0], as_version=4), known) == []
 
 
 @pytest.mark.parametrize("number", ["07", "08"])
 def test_there_are_numbers_to_check(number):
-    text = "".join(cell.source for cell in nbformat.read(batch.lessons([number])[0], as_version=4).cells)
+    text = "".join(cell.source for cell in nbformat.read(notebooks.lessons([number])[0], as_version=4).cells)
     assert text.count("<!-- ") >= 3
 
 

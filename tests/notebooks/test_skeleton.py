@@ -5,10 +5,10 @@ import copy
 import nbformat
 import pytest
 
-from busilib import batch
+from busitools import notebooks
 from tests.notebooks import skeleton
 
-LESSONS = batch.lessons()
+LESSONS = notebooks.lessons()
 
 
 def test_there_are_lessons():

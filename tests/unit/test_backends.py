@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from busilib import batch, runs
+from busilib import runs
+from busitools import notebooks
 
 ON_JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 
@@ -51,7 +52,9 @@ def test_the_block_blocks(without_tensorflow):
 def test_lessons_train_and_explain_on_jax_alone(tmp_path, phantom_dir, without_tensorflow):
     given = {"DATASET": str(phantom_dir), "IMAGE_SIZE": 32, "RUNS": str(tmp_path / "runs")}
     for number in ("03", "06"):
-        done = batch.execute(batch.lessons([number])[0], tmp_path / f"{number}.ipynb", given, env=without_tensorflow)
+        done = notebooks.execute(
+            notebooks.lessons([number])[0], tmp_path / f"{number}.ipynb", given, env=without_tensorflow
+        )
         assert done.error is None
         assert not noise(done.output), number
     found = runs.collect(tmp_path / "runs")

@@ -5,8 +5,8 @@ import pytest
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from busilib import batch
 from busilib.errors import LessonError
+from busitools import notebooks
 
 PARAMETERS = 'DATASET = "phantom"\nSEED = 0\nRATE = 0.5\nSHUFFLE = True\nFOLD = None\nSHIFT = -1'
 
@@ -29,7 +29,7 @@ def lesson(tmp_path):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder of lessons in the place of the real ones."""
-    monkeypatch.setattr(batch, "folder", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "folder", lambda: tmp_path)
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def no_kernel(monkeypatch):
 
 
 def test_parameters_are_read(lesson, tmp_path):
-    assert batch.parameters(lesson) == {
+    assert notebooks.parameters(lesson) == {
         "DATASET": "phantom",
         "SEED": 0,
         "RATE": 0.5,
@@ -51,7 +51,7 @@ def test_parameters_are_read(lesson, tmp_path):
     }
     bare = notebook(tmp_path / "02_bare.ipynb", parameters=None)
     with pytest.raises(LessonError, match="02_bare.ipynb has 0 cells tagged 'parameters'; it must have one"):
-        batch.parameters(bare)
+        notebooks.parameters(bare)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_parameters_are_read(lesson, tmp_path):
 )
 def test_wrong_parameters_are_refused_before_the_start(given, message, lesson, no_kernel, tmp_path):
     with pytest.raises(LessonError, match=message):
-        batch.check_parameters(lesson, given)
+        notebooks.check_parameters(lesson, given)
     with pytest.raises(LessonError, match=message):
-        batch.execute(lesson, tmp_path / "out" / "01.ipynb", given)
+        notebooks.execute(lesson, tmp_path / "out" / "01.ipynb", given)
     assert not (tmp_path / "out").exists()
 
 
 def test_right_parameters_pass(lesson):
-    found = batch.check_parameters(lesson, {"RATE": 1, "SEED": 3, "FOLD": "any", "DATASET": "busi"})
+    found = notebooks.check_parameters(lesson, {"RATE": 1, "SEED": 3, "FOLD": "any", "DATASET": "busi"})
     assert found == {"RATE": 1.0, "SEED": 3, "FOLD": "any", "DATASET": "busi"}
     assert isinstance(found["RATE"], float) and isinstance(found["SEED"], int)
 
@@ -85,20 +85,20 @@ def test_right_parameters_pass(lesson):
 def test_lessons_are_found_by_number_name_and_path(folder, tmp_path):
     one, two = notebook(folder / "01_one.ipynb"), notebook(folder / "02_two.ipynb")
     notebook(folder / "draft.ipynb")
-    assert batch.lessons() == [one, two]
-    assert batch.lessons(["02", "01_one", "01_one.ipynb"]) == [two, one, one]
-    assert batch.lessons([str(folder / "draft.ipynb")]) == [folder / "draft.ipynb"]
+    assert notebooks.lessons() == [one, two]
+    assert notebooks.lessons(["02", "01_one", "01_one.ipynb"]) == [two, one, one]
+    assert notebooks.lessons([str(folder / "draft.ipynb")]) == [folder / "draft.ipynb"]
     with pytest.raises(LessonError, match="Lesson '07' does not exist. There are: 01_one, 02_two"):
-        batch.lessons(["07"])
+        notebooks.lessons(["07"])
 
 
 def test_a_parameter_that_no_lesson_has_stops_the_whole_run(folder, no_kernel):
     notebook(folder / "01_one.ipynb")
     notebook(folder / "02_two.ipynb", parameters="SEED = 0")
     with pytest.raises(LessonError, match="no parameter RATES. Did you mean RATE"):
-        batch.run(out=folder / "out", given={"RATES": 1})
+        notebooks.run(out=folder / "out", given={"RATES": 1})
     with pytest.raises(LessonError, match="02_two: SEED = 'x' is of type str"):
-        batch.run(["02"], out=folder / "out", given={"SEED": "x"})
+        notebooks.run(["02"], out=folder / "out", given={"SEED": "x"})
     assert not (folder / "out").exists()
 
 
@@ -107,7 +107,7 @@ def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
     notebook(folder / "01_good.ipynb", "print(f'{SEED=} {RATE=}')")
     notebook(folder / "02_bad.ipynb", "print('before')", "raise ValueError('a < b')", parameters="SEED = 0")
     out = folder / "out"
-    good, bad = batch.run(out=out, given={"SEED": 4, "RATE": 2})
+    good, bad = notebooks.run(out=out, given={"SEED": 4, "RATE": 2})
     assert good.error is None and good.seconds > 0
     assert bad.error in ("cell 3: ValueError: a < b", "cell 4: ValueError: a < b")  # papermill adds a cell of its own
     texts = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.ipynb")}
@@ -126,7 +126,7 @@ def test_a_kernel_that_dies_is_an_error_of_the_lesson(lesson, tmp_path, monkeypa
         raise DeadKernelError("Kernel died")
 
     monkeypatch.setattr(papermill, "execute_notebook", die)
-    assert "the kernel died" in batch.execute(lesson, tmp_path / "out.ipynb").error
+    assert "the kernel died" in notebooks.execute(lesson, tmp_path / "out.ipynb").error
 
 
 def test_refresh_replaces_only_what_worked(folder, monkeypatch):
@@ -138,10 +138,10 @@ def test_refresh_replaces_only_what_worked(folder, monkeypatch):
         done.cells[1].execution_count = 1
         done.metadata["papermill"] = {"duration": 1}
         nbformat.write(done, target)
-        return batch.Execution(path, target, 1.0, "cell 1: no" if path == bad else None)
+        return notebooks.Execution(path, target, 1.0, "cell 1: no" if path == bad else None)
 
-    monkeypatch.setattr(batch, "execute", execute)
-    assert [item.error for item in batch.refresh()] == [None, "cell 1: no"]
+    monkeypatch.setattr(notebooks, "execute", execute)
+    assert [item.error for item in notebooks.refresh()] == [None, "cell 1: no"]
     assert bad.read_bytes() == before
     assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
     assert sorted(path.name for path in folder.iterdir()) == ["01_good.ipynb", "02_bad.ipynb"]
@@ -151,7 +151,7 @@ def test_tidy_leaves_nothing_of_the_machine(lesson):
     done = nbformat.read(lesson, as_version=4)
     done.metadata["papermill"] = {"input_path": "/home/someone"}
     done.cells[1].metadata |= {"papermill": {"duration": 3.1}, "execution": {"iopub": "2026"}}
-    tidy = batch.tidy(done)
+    tidy = notebooks.tidy(done)
     assert set(tidy.metadata) == {"kernelspec", "language_info"}
     assert [dict(cell.metadata) for cell in tidy.cells] == [{}, {"tags": ["parameters"]}]
     assert [cell.id for cell in tidy.cells] == ["cell-01", "cell-02"]
@@ -163,7 +163,7 @@ def test_tidy_writes_the_public_address_into_badge_and_set_up_cell():
     setup = '%pip install -q "busi-notebooks @ git+https://github.com/someone/fork"'
     other = "https://github.com/fchollet/deep-learning-with-python-notebooks"
     cells = [nbformat.v4.new_markdown_cell(f"{badge} {other}"), nbformat.v4.new_code_cell(setup)]
-    tidy = batch.tidy(nbformat.v4.new_notebook(cells=cells))
-    home = batch.address().removeprefix("https://github.com/")
+    tidy = notebooks.tidy(nbformat.v4.new_notebook(cells=cells))
+    home = notebooks.address().removeprefix("https://github.com/")
     assert tidy.cells[0].source == f"{badge.replace('someone/fork', home)} {other}"
     assert tidy.cells[1].source == setup.replace("someone/fork", home)

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busilib import progress
-from busilib.data import cache
+from busilib import cache
 from busilib.data.natural import natural_key
 
 
@@ -101,20 +100,20 @@ def test_who_sees_a_bar(monkeypatch):
     for name in ("JPY_SESSION_NAME", "VSCODE_PID", "BUSILIB_PROGRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
-    assert not progress.shown()
+    assert not cache.shown()
     monkeypatch.setenv("JPY_SESSION_NAME", "03.ipynb")
-    assert progress.shown()
+    assert cache.shown()
     monkeypatch.setenv("BUSILIB_PROGRESS", "0")
-    assert not progress.shown()
+    assert not cache.shown()
     monkeypatch.setenv("BUSILIB_PROGRESS", "1")
     monkeypatch.delenv("JPY_SESSION_NAME")
-    assert progress.shown()
+    assert cache.shown()
 
 
 def test_a_bar_passes_everything_on_and_is_silent(monkeypatch, capfd):
     monkeypatch.setenv("BUSILIB_PROGRESS", "0")
-    assert list(progress.bar(range(3), "counting")) == [0, 1, 2]
+    assert list(cache.bar(range(3), "counting")) == [0, 1, 2]
     assert capfd.readouterr().err == ""
     monkeypatch.setenv("BUSILIB_PROGRESS", "1")
-    assert list(progress.bar(range(3), "counting")) == [0, 1, 2]
+    assert list(cache.bar(range(3), "counting")) == [0, 1, 2]
     assert "counting" in capfd.readouterr().err

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from busilib import batch, cli
 from busilib.errors import LessonError
+from busitools import cli, notebooks
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,11 @@ def test_run_hands_everything_on(monkeypatch, capsys):
     def run(names, out, given):
         asked.update(names=names, out=out, given=given)
         return [
-            batch.Execution(Path("03_x.ipynb"), Path("o"), 2.0),
-            batch.Execution(Path("04_y.ipynb"), Path("o"), 1.0),
+            notebooks.Execution(Path("03_x.ipynb"), Path("o"), 2.0),
+            notebooks.Execution(Path("04_y.ipynb"), Path("o"), 1.0),
         ]
 
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["run", "03", "04", "-p", "SEED", "3", "-p", "PROTOCOL", "clean", "--out", "there"]) == 0
     assert asked == {"names": ["03", "04"], "out": "there", "given": {"SEED": 3, "PROTOCOL": "clean"}}
     out = capsys.readouterr().out
@@ -35,8 +35,8 @@ def test_run_hands_everything_on(monkeypatch, capsys):
 
 
 def test_a_failed_lesson_is_named_and_the_status_is_1(monkeypatch, capsys):
-    failed = batch.Execution(Path("03_x.ipynb"), Path("o"), 2.0, "cell 4: ValueError: no")
-    monkeypatch.setattr(batch, "run", lambda *given: [failed])
+    failed = notebooks.Execution(Path("03_x.ipynb"), Path("o"), 2.0, "cell 4: ValueError: no")
+    monkeypatch.setattr(notebooks, "run", lambda *given: [failed])
     assert cli.main(["run"]) == 1
     out = capsys.readouterr().out
     assert "FAILED in cell 4: ValueError: no" in out and "0 of 1 lessons finished" in out
@@ -47,7 +47,7 @@ def test_errors_are_one_plain_line(monkeypatch, capsys, error):
     def fail(*given):
         raise error
 
-    monkeypatch.setattr(batch, "run", fail)
+    monkeypatch.setattr(notebooks, "run", fail)
     assert cli.main(["run", "9"]) == 1
     assert capsys.readouterr().err == f"busi: {error}\n"
 
@@ -56,7 +56,7 @@ def test_stopping_is_no_traceback(monkeypatch, capsys):
     def stop(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "refresh", stop)
+    monkeypatch.setattr(notebooks, "refresh", stop)
     assert cli.main(["refresh"]) == 130
     assert capsys.readouterr().err == "busi: stopped\n"
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from busilib import colab
-from busilib.data.cache import cache_dir
+from busilib.cache import cache_dir
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busilib import cli, figures, metrics, recipes, runs, sweep
+from busilib import figures, metrics, recipes, runs
 from busilib.errors import RunError
+from busitools import cli, sweep
 
 
 def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), scores=True, recipe=None, dataset="busi"):

@@ -5,10 +5,9 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
 
-from busilib import recipes, runs
+from busilib import published, recipes, runs
 from busilib.data import splits
 from busilib.errors import RunError, SplitError
-from busilib.evaluation import published
 from busilib.learning import comparators, models
 from busilib.learning.comparators import base, baselines, capsule, cells, ensemble, forest, frozen
 from busilib.learning.comparators.base import Images

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busilib import metrics, runs, stored
+from busilib import comparison, metrics, runs, stored
 from busilib.errors import RunError
-from busilib.evaluation import comparison
 from busilib.learning import comparators
 from busilib.recipes import CLASSES
 

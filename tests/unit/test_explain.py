@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from busilib.evaluation import explain
+from busilib import explain
 
 # What runs on any backend: the tests call it, and so does a child process with JAX.
 CHECK = """
 import numpy as np
-from busilib.evaluation import explain
+from busilib import explain
 from busilib.learning import keras
 L = keras.layers
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busilib import metrics, stored
+from busilib import metrics, published, stored
 from busilib.errors import RunError
-from busilib.evaluation import published
 
 
 def test_paper_a_counts_and_matrix():

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from busilib import cli, recipes, runs
-from busilib import repeat as again
+from busilib import recipes, runs
 from busilib.data import catalogue, phantom, splits
 from busilib.errors import RunError
 from busilib.learning import models, training
+from busitools import cli
+from busitools import repeat as again
 
 
 def small(name, **changes):

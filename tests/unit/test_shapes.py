@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busilib import stored
+from busilib import masks_alone, published, stored
 from busilib.data import shapes
-from busilib.evaluation import masks_alone, published
 
 
 def measure(mask, **options):

@@ -17,8 +17,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from busilib import batch, cli, sweep
 from busilib.errors import LessonError
+from busitools import cli, notebooks, sweep
 from tests.unit.test_batch import notebook
 
 PARAMETERS = 'MODE = "ok"\nSEED = 0\nFOLD = 0\nPROTOCOL = "paper"\nRATE = 0.5\nPLACE = ""\nRUNS = "auto"'
@@ -140,7 +140,7 @@ def test_a_parameter_goes_to_the_lessons_that_have_it(lesson, tmp_path):
 
 def test_yaml_is_read_as_it_is_meant(tmp_path, lesson, monkeypatch):
     """YAML takes 03 for the number 3 and 1e-3 for a text."""
-    monkeypatch.setattr(batch, "folder", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "folder", lambda: tmp_path)
     lesson.rename(tmp_path / "03_tiny.ipynb")
     file = tmp_path / "grid.yaml"
     file.write_text("lessons: [03]\nparameters: {RATE: [1e-3, 0.5]}\n", encoding="utf-8")
@@ -215,7 +215,7 @@ def test_every_fault_is_reported_and_the_rest_goes_on(grid, client, place, tmp_p
     out = tmp_path / "out"
     asked = grid("ok", "raise", "die", "kill worker", "sleep", seeds=[0], minutes=0.3)
     found = {json.loads((item.output.parent / "execution.json").read_text())["parameters"]["MODE"]: item
-             for item in batch.sweep(asked, out, client=client)}  # fmt: skip
+             for item in notebooks.sweep(asked, out, client=client)}  # fmt: skip
     errors = {mode: item.error for mode, item in found.items()}
     assert errors["ok"] is None and errors["kill worker"] is None
     assert "ValueError: a < b" in errors["raise"]
@@ -322,7 +322,7 @@ def start(*command, **options):
 def busi(grid, tmp_path, *options):
     file = tmp_path / "grid.yaml"
     file.write_text(json.dumps(grid | {"seeds": list(grid["seeds"])}), encoding="utf-8")  # JSON is YAML
-    return start("busilib.cli", "sweep", file, "--out", tmp_path / "out", *options)
+    return start("busitools.cli", "sweep", file, "--out", tmp_path / "out", *options)
 
 
 def test_ctrl_c_ends_the_kernels_and_the_same_command_goes_on(grid, place, tmp_path):
@@ -344,7 +344,7 @@ def test_ctrl_c_ends_the_kernels_and_the_same_command_goes_on(grid, place, tmp_p
 def test_ctrl_c_ends_the_kernel_of_busi_run(lesson, place, tmp_path):
     given = ["-p", "MODE", "sleep", "-p", "PLACE", place]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = start("busilib.cli", "run", lesson, *given, "--out", tmp_path / "out", env=env)
+    running = start("busitools.cli", "run", lesson, *given, "--out", tmp_path / "out", env=env)
     until(lambda: list(place.glob("sleep-*.pid")))
     running.send_signal(signal.SIGINT)
     output, _ = running.communicate(timeout=60)

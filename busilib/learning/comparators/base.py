@@ -14,9 +14,9 @@ import psutil
 from keras import ops
 from sklearn.model_selection import StratifiedGroupKFold
 
+from busilib.cache import shown
 from busilib.errors import RunError, SplitError
 from busilib.learning import device
-from busilib.progress import shown
 from busilib.recipes import CLASSES
 
 

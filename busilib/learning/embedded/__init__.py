@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from busilib.data.cache import write_file
+from busilib.cache import write_file
 from busilib.errors import WeightsError
 
 FOLDER = Path(__file__).parent

@@ -14,10 +14,11 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from PIL import Image
 
-from busilib.data import cache, phantom
+from busilib import cache
+from busilib.cache import bar
+from busilib.data import phantom
 from busilib.learning import embedded, keras
 from busilib.learning.augmentation import RandomAffine
-from busilib.progress import bar
 from busilib.recipes import CLASSES
 
 SIZE = 160  # pixels a side of a kept phantom

@@ -91,19 +91,19 @@ def _parser():
 
 
 def _run(options):
-    from busilib import batch
+    from busitools import notebooks
 
-    executions = batch.run(options.lessons, options.out, {name: _value(text) for name, text in options.p})
+    executions = notebooks.run(options.lessons, options.out, {name: _value(text) for name, text in options.p})
     return _tell(executions, f"Read them: open {options.out}/index.html in a browser.")
 
 
 def _sweep(options):
-    from busilib import batch, sweep
+    from busitools import notebooks, sweep
 
     if options.dry_run:
         return _dry_run(options)
     where = {"workers": options.workers, "scheduler": options.scheduler, "slurm": options.slurm}
-    executions = batch.sweep(options.grid, options.out, **where)
+    executions = notebooks.sweep(options.grid, options.out, **where)
     failed = [item for item in executions if item.error is not None]
     for item in failed:
         print(f"{item.output.parent.name}   FAILED: {item.error}")
@@ -116,7 +116,7 @@ def _sweep(options):
 
 
 def _dry_run(options):
-    from busilib import sweep
+    from busitools import sweep
 
     todo = sweep.plans(options.grid, options.out)
     for plan in todo:
@@ -159,7 +159,7 @@ def _collect(options):
 
 
 def _repeat(options):
-    from busilib import repeat
+    from busitools import repeat
 
     run, same = repeat.repeat(options.file, options.dataset, options.weights, options.out)
     print(f"{run.folder}\n{same}")
@@ -174,9 +174,9 @@ def _count(text):
 
 
 def _refresh(options):
-    from busilib import batch
+    from busitools import notebooks
 
-    return _tell(batch.refresh(options.lessons), "The stored outputs are those of this run.")
+    return _tell(notebooks.refresh(options.lessons), "The stored outputs are those of this run.")
 
 
 def _tell(executions, ending):
@@ -197,7 +197,7 @@ def _value(text):
 
 
 def _exercises(options):
-    from busilib.classroom import exercises
+    from busitools import exercises
 
     written = exercises.write()
     print(f"{len(written)} exercises are in {written[0].parent}")
@@ -205,7 +205,7 @@ def _exercises(options):
 
 
 def _grade(options):
-    from busilib.classroom import grading, sandbox
+    from busitools import grading, sandbox
 
     limits = sandbox.Limits(seconds=options.seconds, total=5 * options.seconds, memory=options.memory)
     out = Path(options.out)

@@ -1,6 +1,6 @@
 """What starts inside the box: takes its limits and becomes an IPython kernel.
 
-``python -m busilib.classroom.kernel LIMITS CONNECTION_FILE``; LIMITS is JSON, {"RLIMIT_AS": 1000, …}.
+``python -m busitools.kernel LIMITS CONNECTION_FILE``; LIMITS is JSON, {"RLIMIT_AS": 1000, …}.
 """
 
 import json

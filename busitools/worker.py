@@ -1,4 +1,4 @@
-"""Runs one submission, in a process of its own: ``python -m busilib.classroom.worker JOB RESULT`` (two JSON files).
+"""Runs one submission, in a process of its own: ``python -m busitools.worker JOB RESULT`` (two JSON files).
 
 This process is trusted and the kernel in the box is not: cells go in one at a time, what comes back is counted. A job:
 ``{"steps": [{"key", "source", "after"}], "folder", "tool", "user", "limits"}``; a step with ``after`` runs only when
@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from busilib.classroom import sandbox
+from busitools import sandbox
 
 START = 90  # seconds that a kernel may take to start, on a machine that is busy with others
 RESTARTS = 4  # so many cells are left out; then the run ends
@@ -46,7 +46,7 @@ class Kernel:
         write_connection_file(connection, **how)
         if os.geteuid() == 0:
             os.chown(connection, self.user, self.user)
-        inside = [sys.executable, "-m", "busilib.classroom.kernel", json.dumps(self.limits.resources()), connection]
+        inside = [sys.executable, "-m", "busitools.kernel", json.dumps(self.limits.resources()), connection]
         environment = sandbox.environment(self.folder) if self.tool else dict(os.environ)
         self.process = subprocess.Popen(
             sandbox.command(self.tool, self.folder, inside, self.user),

@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from busilib.classroom import exercises, sandbox
+from busilib.cache import bar
 from busilib.errors import ClassroomError
-from busilib.progress import bar
+from busitools import exercises, sandbox
 
 LARGEST = 20_000_000  # bytes of a submission
 
@@ -290,7 +290,7 @@ def _run(what, place, tool, user, limits):
     )
     os.chmod(job, 0o600)  # it holds the hidden tests
     process = subprocess.Popen(
-        [sys.executable, "-m", "busilib.classroom.worker", str(job), str(answer)],
+        [sys.executable, "-m", "busitools.worker", str(job), str(answer)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -453,7 +453,7 @@ def page(one):
     """Return a submission's feedback as a web page (str)."""
     import nbformat
 
-    from busilib.batch import html_page
+    from busitools.notebooks import html_page
 
     notebook = one.notebook
     if notebook is None:  # it could not be run: only the words

@@ -42,7 +42,7 @@ class WatchedEngine(NBClientEngine):
     """Execute a notebook; twice a second ``watch(State)`` is called, and what it returns (a reason) stops the kernel.
 
     ``env`` is the kernel's environment, ``folder`` where it starts, ``report`` the file in which
-    `busilib.progress.report` writes, ``weights`` the seconds that each cell took last time, or None.
+    `busilib.cache.report` writes, ``weights`` the seconds that each cell took last time, or None.
     """
 
     @classmethod
@@ -117,7 +117,7 @@ def _epoch(report, start):
 
 
 def events(report, start=0):
-    """Return what `busilib.progress.report` wrote into a file after byte ``start``: a list of dicts."""
+    """Return what `busilib.cache.report` wrote into a file after byte ``start``: a list of dicts."""
     if not Path(report).exists():
         return []
     with open(report, "rb") as file:

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from busilib.cache import bar
 from busilib.errors import LessonError
-from busilib.progress import bar
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Execution:
 def folder():
     """Return where the lessons lie: the checkout's notebooks/, else those that were installed with the package."""
     package = Path(__file__).parent
-    for place in (package.parent / "notebooks", package / "notebooks"):
+    for place in (package.parent / "notebooks", package / "lessons"):
         if any(place.glob("[0-9][0-9]_*.ipynb")):
             return place
     raise LessonError(f"No lessons found beside {package}. Install the package again, or work in a checkout.")
@@ -96,14 +96,14 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     """Execute one lesson with other parameters into ``output`` and return an Execution.
 
     When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt. Twice a second
-    ``watch(state)`` is called with a `busilib.engine.State`; a reason (text) that it returns stops the kernel. ``env``
+    ``watch(state)`` is called with a `engine.State`; a reason (text) that it returns stops the kernel. ``env``
     is added to the kernel's environment; ``cwd`` is the folder where it starts, this process's own when None.
     Raises LessonError for a parameter that does not fit, before anything starts.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    from busilib import engine
+    from busitools import engine
 
     given, output = check_parameters(notebook, given or {}), Path(output)
     weights = durations(output)
@@ -317,7 +317,7 @@ def tidy(notebook):
 
 
 def sweep(grid, out="runs/sweep", **where):
-    """Do all executions of a grid that are not finished yet, on one machine or many: see `busilib.sweep.sweep`."""
-    from busilib.sweep import sweep as many
+    """Do all executions of a grid that are not finished yet, on one machine or many: see `busitools.sweep.sweep`."""
+    from busitools.sweep import sweep as many
 
     return many(grid, out, **where)

@@ -8,15 +8,15 @@ import os
 import re
 from pathlib import Path
 
+from busilib.cache import bar
 from busilib.errors import ClassroomError
-from busilib.progress import bar
 
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
 
 
 def folder():
     """Return the checkout's folder of solutions; raise ClassroomError without a checkout: students need none of it."""
-    place = Path(__file__).parents[2] / "notebooks" / "solutions"
+    place = Path(__file__).parents[1] / "notebooks" / "solutions"
     if not place.is_dir():
         raise ClassroomError("The solutions come with the repository only: clone it, and run this from the clone.")
     return place
@@ -86,7 +86,7 @@ def write(place=None, target=None):
     """Write notebooks/exercises/NN_*.ipynb from the solutions; return the paths."""
     import nbformat
 
-    from busilib.batch import relink
+    from busitools.notebooks import relink
 
     place = Path(place) if place else folder()
     target = Path(target) if target else place.parent / "exercises"

@@ -30,10 +30,10 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 import busilib
-from busilib import batch, runs
-from busilib.data.cache import write_file, write_folder
+from busilib import runs
+from busilib.cache import bar, write_file, write_folder
 from busilib.errors import LessonError
-from busilib.progress import bar
+from busitools import notebooks
 
 KEYS = ("lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm")
 SLURM_KEYS = ("queue", "account", "gpus", "cores", "memory", "time", "jobs", "prologue")
@@ -121,11 +121,11 @@ def combinations(grid):
                 if name in axes:
                     raise LessonError(f"The grid gives both {short!r} and the parameter {name}: choose one")
                 axes[name] = _list(grid[short])
-        lessons = batch.lessons([_number(name) for name in _list(grid["lessons"])])
-        chosen = [(path, batch.parameters(path)) for path in lessons]
+        lessons = notebooks.lessons([_number(name) for name in _list(grid["lessons"])])
+        chosen = [(path, notebooks.parameters(path)) for path in lessons]
         for name in axes:
             if not any(name in known for _, known in chosen):
-                batch.check_parameters(chosen[0][0], {name: axes[name]})
+                notebooks.check_parameters(chosen[0][0], {name: axes[name]})
         for path, known in chosen:
             own = {name: values for name, values in axes.items() if name in known}
             for values in itertools.product(*own.values()):
@@ -137,11 +137,11 @@ def combinations(grid):
     for one in grid.get("runs") or []:
         if not isinstance(one, dict) or "lesson" not in one:
             raise LessonError(f"In 'runs', {one!r} must be like {{lesson: \"03\", SEED: 3}}")
-        path = batch.lessons([_number(one["lesson"])])[0]
+        path = notebooks.lessons([_number(one["lesson"])])[0]
         found.append((path, {name: value for name, value in one.items() if name != "lesson"}))
     unique = {}
     for path, given in found:
-        given = batch.check_parameters(path, _floats(path, given))
+        given = notebooks.check_parameters(path, _floats(path, given))
         unique.setdefault((path, json.dumps(given, sort_keys=True)), (path, given))
     return list(unique.values())
 
@@ -157,7 +157,7 @@ def _number(lesson):
 
 def _floats(path, given):
     """YAML 1.1 reads 1e-3 as a text: make a number of it where the lesson has one."""
-    known, given = batch.parameters(path), dict(given)
+    known, given = notebooks.parameters(path), dict(given)
     for name, value in given.items():
         if isinstance(known.get(name), float) and isinstance(value, str):
             with suppress(ValueError):
@@ -175,7 +175,7 @@ def plans(grid, out):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         code = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
         # All parameters count, those left as they are too: a default may be another tomorrow.
-        parts = json.dumps([path.stem, batch.parameters(path) | given, code, runs.CODE, env], sort_keys=True)
+        parts = json.dumps([path.stem, notebooks.parameters(path) | given, code, runs.CODE, env], sort_keys=True)
         name = f"{path.stem.split('_')[0][:20]}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
         lesson = out / "lessons" / path.name
         found.append(Plan(name, str(lesson), given, str(out), minutes=grid.get("minutes"), env=env, cwd=os.getcwd()))
@@ -187,7 +187,7 @@ def plans(grid, out):
 
 
 def carry_out(plan):
-    """Do one Plan, on whatever machine this is, and return its `busilib.batch.Execution`; it never raises.
+    """Do one Plan, on whatever machine this is, and return its `busitools.notebooks.Execution`; it never raises.
 
     What is finished is not done again. A failure leaves OUT/failed/NAME and nothing else.
     """
@@ -199,10 +199,10 @@ def carry_out(plan):
     try:
         with write_folder(plan.target) as working:
             given = dict(plan.parameters)
-            if "RUNS" in batch.parameters(lesson):
+            if "RUNS" in notebooks.parameters(lesson):
                 given.setdefault("RUNS", str(working / "runs"))
             with one_gpu(plan) as gpu:
-                done = batch.execute(
+                done = notebooks.execute(
                     lesson, working / lesson.name, given, watch=_watch(plan, worker),
                     env=plan.env | _threads(plan, worker) | gpu, cwd=plan.cwd if Path(plan.cwd).is_dir() else None,
                 )  # fmt: skip
@@ -212,7 +212,7 @@ def carry_out(plan):
                 raise LessonError(done.error)
     except Exception as failure:  # whatever it is, it is this execution's own: the others go on
         error = str(failure) if isinstance(failure, LessonError) else f"{type(failure).__name__}: {failure}"
-        return batch.Execution(lesson, _failed(plan) / lesson.name, time.monotonic() - began, error)
+        return notebooks.Execution(lesson, _failed(plan) / lesson.name, time.monotonic() - began, error)
     shutil.rmtree(_failed(plan), ignore_errors=True)
     return recorded(plan)
 
@@ -257,7 +257,7 @@ def recorded(plan):
     """Return the Execution that a finished folder tells of."""
     info = json.loads((plan.target / "execution.json").read_text(encoding="utf-8"))
     lesson = Path(plan.lesson)
-    return batch.Execution(lesson, plan.target / lesson.name, info["seconds"], info["error"], tuple(info["runs"]))
+    return notebooks.Execution(lesson, plan.target / lesson.name, info["seconds"], info["error"], tuple(info["runs"]))
 
 
 def _failed(plan):
@@ -328,7 +328,7 @@ def one_gpu(plan):
 
 
 def sweep(grid, out="runs/sweep", *, client=None, workers=None, scheduler=None, slurm=False):
-    """Do all executions of a grid that are not finished yet, and return one `busilib.batch.Execution` each.
+    """Do all executions of a grid that are not finished yet, and return one `busitools.notebooks.Execution` each.
 
     ``grid`` is a YAML file or a dict (see `read`), ``out`` the folder that all machines see. The work is done by the
     Dask ``client`` that is given; else by the cluster whose ``scheduler`` (an address) is named; else by SLURM jobs,
@@ -402,7 +402,7 @@ def _result(future, plan, client):
             error = "its worker was killed again and again, perhaps for want of memory"
         else:
             error = f"{kind}: {failure}"
-        return batch.Execution(lesson, _failed(plan) / lesson.name, 0.0, error)
+        return notebooks.Execution(lesson, _failed(plan) / lesson.name, 0.0, error)
 
 
 def _stop(client, futures, out):

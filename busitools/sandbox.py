@@ -67,7 +67,7 @@ def probe(tool):
         os.chmod(place, 0o755)
         folder = make_folder(Path(place) / "inside", 61000)
         done = subprocess.run(
-            command(tool, folder, [sys.executable, "-c", "import busilib, ipykernel; print('ok')"], 61000),
+            command(tool, folder, [sys.executable, "-c", "import busilib, busitools, ipykernel; print('ok')"], 61000),
             env=environment(folder),
             capture_output=True,
             text=True,
@@ -126,9 +126,11 @@ def command(tool, folder, inside, user):
 def _readable():
     """What can be read inside: the system's libraries, this Python, its packages and busilib. No home, no data."""
     import busilib
+    import busitools
 
     places = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts", "/etc/localtime", "/etc/alternatives"]
-    places += [sys.base_prefix, sys.prefix, str(Path(busilib.__file__).parent), *_packages()]
+    places += [sys.base_prefix, sys.prefix, *_packages()]
+    places += [str(Path(package.__file__).parent) for package in (busilib, busitools)]
     found = []
     for place in places:
         inside = any(Path(place).is_relative_to(other) for other in found)
