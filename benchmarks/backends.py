@@ -59,7 +59,7 @@ def write(folder):
     """Write NAME.keras and its pixels for each network that task.json names, and what this backend makes of them."""
     from busilib import recipes
     from busilib.data import catalogue, images, phantom
-    from busilib.learning import keras, models
+    from busilib.learning import keras, models, training
 
     task = json.loads((folder / "task.json").read_text())
     scans = catalogue.read(phantom.cached(task["scans"], seed=0)).table
@@ -71,7 +71,7 @@ def write(folder):
         # A head that has learned nothing gives every scan nearly the same answer, and then all backends agree.
         frozen, head = models.parts(model, recipe)
         head.compile("adam", "categorical_crossentropy")
-        head.fit(frozen.predict(pixels, verbose=0), answers, epochs=40, batch_size=8, verbose=0)
+        head.fit(training.predict(frozen, pixels), answers, epochs=40, batch_size=8, verbose=0)
         model.save(folder / f"{name}.keras")
         np.save(folder / f"{name}-pixels.npy", pixels)
     probabilities(folder)
@@ -90,14 +90,11 @@ def probabilities(folder):
 def accuracies(folder):
     """Print the accuracy of the clean protocol's pooled test folds for each seed, as a JSON list."""
     from busilib import data, recipes, studies
-    from busilib.learning import heads, models
+    from busilib.learning import models
 
-    scans, recipe = data.load("phantom", profile="quick", seed=0), recipes.study("quick", "clean")
-    found = []
-    for seed in range(SEEDS):
-        base = heads.Heads(recipe, models.find_weights("auto", recipe.backbone), seed)
-        found.append(studies.accuracy(studies.clean(base, scans, seed).query("part == 'test'")))
-    print(json.dumps(found))
+    scans, recipe = data.load("phantom"), recipes.study("quick", "clean")
+    weights = models.find_weights("auto", recipe.backbone)
+    print(json.dumps([studies.accuracy(studies.clean(recipe, weights, scans, seed)) for seed in range(SEEDS)]))
 
 
 TASKS = {task.__name__: task for task in (write, probabilities, accuracies)}

@@ -11,13 +11,14 @@ import tempfile
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from rows import row, seconds
 
 from busilib import data, recipes
-from busilib.data import catalogue, images, phantom, splits
-from busilib.learning import features, keras, models, training
+from busilib.data import images, splits
+from busilib.learning import keras, models, training
 from busilib.learning.augmentation import RandomAffine
 
 SCANS, EPOCHS, SIZE = 240, 5, 150
@@ -27,7 +28,7 @@ NONE = models.Weights("none", "random")
 
 def measure():
     """Return the rows of the three comparisons."""
-    scans = catalogue.read(phantom.cached(600, 0))
+    scans = data.load("phantom")
     real = os.environ.get("BUSI_DIR")
     return [*augmentation(data.load(real) if real else scans), *frozen_base(scans), *steps(scans)]
 
@@ -37,41 +38,16 @@ def measure():
 
 def augmentation(scans):
     """Time ten epochs of augmented batches of paper B's size from a folder of PNGs, reading included."""
-    from keras.src.legacy.preprocessing.image import ImageDataGenerator
-
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         table = _copy(scans, Path(folder))
         for batch in (8, 32):
-
-            def generator(batch=batch):
-                options = dict(rotation_range=20, shear_range=0.2, zoom_range=0.2, fill_mode="nearest", rescale=1 / 255)
-                with redirect_stdout(io.StringIO()):  # it prints how many images it found
-                    flow = ImageDataGenerator(**options).flow_from_directory(folder, (SIZE, SIZE), batch_size=batch)
-                for _ in range(AUGMENTED_EPOCHS * len(flow)):
-                    next(flow)
-
-            def layers(batch=batch):
-                read = keras.utils.image_dataset_from_directory(
-                    folder, label_mode="categorical", image_size=(SIZE, SIZE), batch_size=batch, verbose=False
-                )
-                move = keras.Sequential(
-                    [keras.layers.RandomRotation(20 / 360, fill_mode="nearest"),
-                     keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
-                     keras.layers.RandomShear(0.002, 0.002, fill_mode="nearest")]
-                )  # fmt: skip
-                for _ in range(AUGMENTED_EPOCHS):
-                    for _ in read.map(lambda x, y: move(x, training=True)):
-                        pass
-
-            def ours(batch=batch):
-                affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE, cache=False)
-                for _ in range(AUGMENTED_EPOCHS):
-                    batches = training.Batches(affine.moved(pixels), table["label"], batch, 0, shuffle=True)
-                    for step in range(len(batches)):
-                        batches[step]
-
-            old, three, new = seconds(generator, layers, ours, repeats=3)
+            old, three, new = seconds(
+                lambda batch=batch: _generator(folder, batch),
+                lambda batch=batch: _layers(folder, batch),
+                lambda batch=batch: _ours(table, batch),
+                repeats=3,
+            )
             count = len(table) * AUGMENTED_EPOCHS
             note = f"{len(table)} scans of {scans.name} from disk, {AUGMENTED_EPOCHS} epochs, {SIZE} px"
             for what, other, target in (("ImageDataGenerator", old, "ratio >= 10"), ("three layers", three, None)):
@@ -85,10 +61,40 @@ def _copy(scans, folder):
     table = scans.table.groupby("label", sort=True).head(SCANS // 3).copy()
     for label in table["label"].unique():
         (folder / label).mkdir()
-    table["path"] = [
-        shutil.copy(path, folder / label) for path, label in zip(table["path"], table["label"], strict=True)
-    ]
-    return table
+    paths = zip(table["path"], table["label"], strict=True)
+    return table.assign(path=[shutil.copy(path, folder / label) for path, label in paths])
+
+
+def _generator(folder, batch):
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+    options = dict(rotation_range=20, shear_range=0.2, zoom_range=0.2, fill_mode="nearest", rescale=1 / 255)
+    with redirect_stdout(io.StringIO()):  # it prints how many images it found
+        flow = ImageDataGenerator(**options).flow_from_directory(folder, (SIZE, SIZE), batch_size=batch)
+    for _ in range(AUGMENTED_EPOCHS * len(flow)):
+        next(flow)
+
+
+def _layers(folder, batch):
+    read = keras.utils.image_dataset_from_directory(
+        folder, label_mode="categorical", image_size=(SIZE, SIZE), batch_size=batch, verbose=False
+    )
+    move = keras.Sequential(
+        [keras.layers.RandomRotation(20 / 360, fill_mode="nearest"),
+         keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
+         keras.layers.RandomShear(0.002, 0.002, fill_mode="nearest")]
+    )  # fmt: skip
+    for _ in range(AUGMENTED_EPOCHS):
+        for _ in read.map(lambda x, y: move(x, training=True)):
+            pass
+
+
+def _ours(table, batch):
+    affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE)
+    labels = keras.utils.to_categorical(table["label"].map(recipes.CLASSES.index), 3)
+    for _ in range(AUGMENTED_EPOCHS):
+        for _ in training.batches(affine.moved(pixels), labels, batch, seed=0):
+            pass
 
 
 # --- a frozen base --------------------------------------------------------------------------------------------------
@@ -97,46 +103,41 @@ def _copy(scans, folder):
 def frozen_base(scans):
     """Time 30 epochs of a head: its base run in every epoch, as a plain fit does, against features computed once."""
     rows = []
-    for name, epochs in (("A-frozen", 30), ("B-frozen", 30)):
-        recipe = recipes.get(name, "quick", epochs=epochs, augment=False, augment_validation=False, patience=epochs)
-        files = splits.make("A", "paper", scans).part("train")
-        pixels = images.load(files["path"], recipe.image_size)
-        model = models.build(recipe, NONE)
-        plain, cached, worst = _fit_both(model, recipe, pixels, files["label"])
-        note = f"{recipe.backbone}, {recipe.image_size} px, {len(pixels)} phantoms, batches of {recipe.batch_size}"
-        rows.append(row(f"30 epochs on a frozen base, {name}", cached, "s", plain, "lower", "ratio >= 10", note))
-        what = "largest difference of probabilities, whole model against kept features"
+    for name in ("A-frozen", "B-frozen"):
+        recipe = recipes.get(name, epochs=30, augment=False, augment_validation=False, patience=30)
+        split = splits.paper_a(scans)
+        plain, cached, worst = _fit_both(recipe, split)
+        note = f"{recipe.backbone}, {recipe.image_size} px, {len(split.part('train'))} phantoms, "
+        note += f"batches of {recipe.batch_size}; validation of {len(split.part('test'))} in both"
+        target = "ratio >= 10" if name == "B-frozen" else None
+        rows.append(row(f"30 epochs on a frozen base, {name}", cached, "s", plain, "lower", target, note))
+        what = "largest difference of probabilities, whole model against computed features"
         rows.append(row(f"{what}, {name}", worst, "probability", target="ours <= 0.0001", note=note))
     return rows
 
 
-def _fit_both(model, recipe, pixels, labels):
+def _fit_both(recipe, split):
     """Return the seconds of a plain fit and of ours, and the largest difference of the two ways to predict.
 
-    The plain fit is timed for three epochs, the first without its compilation, and counted thirty times.
+    The plain fit is timed for two epochs, without its compilation, and counted thirty times.
     """
+    model = models.build(recipe, NONE)
     frozen, head = models.parts(model, recipe)
-    with tempfile.TemporaryDirectory() as folder, _cache(folder):
-        compiled = dict(loss="categorical_crossentropy", metrics=["accuracy"])
-        head.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
+    pixels = training.still(recipe, split)
+    models.compile_for(recipe, head)
+    with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", BUSILIB_CACHE=folder):
         start = time.perf_counter()
-        kept = features.load(frozen, pixels)
-        batches = training.Batches(kept, labels, recipe.batch_size, 0, shuffle=True)
-        _fit(head, batches, recipe.epochs)
+        inputs = training.features(frozen, pixels)
+        parts = [training.part(split, name, inputs) for name in ("train", "validation")]
+        training.fit(head, recipe, *parts, seed=0)
         cached = time.perf_counter() - start
     whole = keras.Model(model.input, model.output)
-    worst = np.abs(whole.predict(pixels, verbose=0) - head.predict(kept, verbose=0)).max()
-    whole.compile(keras.optimizers.Adam(recipe.learning_rate), **compiled)
-    fit = lambda: whole.fit(pixels, batches.labels, batch_size=recipe.batch_size, verbose=0)  # noqa: E731
+    worst = np.abs(whole.predict(pixels, verbose=0) - training.predict(head, inputs)).max()
+    models.compile_for(recipe, whole)
+    (x, y), validation = (training.part(split, name, pixels) for name in ("train", "validation"))
+    fit = lambda: whole.fit(x, y, recipe.batch_size, validation_data=validation, verbose=0)  # noqa: E731
     fit()
     return seconds(fit, repeats=2)[0] * recipe.epochs, cached, float(worst)
-
-
-def _cache(folder):
-    """Use an empty cache for a while."""
-    from unittest.mock import patch
-
-    return patch.dict("os.environ", BUSILIB_CACHE=folder)
 
 
 # --- the training step ----------------------------------------------------------------------------------------------
@@ -147,26 +148,23 @@ def steps(scans):
     rows = []
     for name, unfreeze in (("A-tuned", "block"), ("B-tuned", "block"), ("A-tuned", "all")):
         recipe = recipes.get(name, "full", augment=False, augment_validation=False, unfreeze=unfreeze)
-        files = splits.make("A", "paper", scans).part("train").head(320 if unfreeze == "block" else 32)
+        split = splits.paper_a(scans)
         frozen, trained = models.parts(models.build(recipe, NONE), recipe)
-        trained.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-        batches = training.Views(recipe, files, frozen, 0, augment=False, shuffle=True)
-        x, y = batches[0]
-        bare = _step(trained, x, y, EPOCHS * len(batches))
-        whole = lambda: _fit(trained, batches, EPOCHS)  # noqa: B023, E731
-        for once in (bare, whole):
+        models.compile_for(recipe, trained)
+        x, y = training.part(split, "train", training.still(recipe, split, frozen))
+        x, y = (array[: 320 if unfreeze == "block" else 32] for array in (x, y))
+        bare = _step(trained, x[: recipe.batch_size], y[: recipe.batch_size], EPOCHS * -(-len(y) // recipe.batch_size))
+
+        batches = training.batches(x, y, recipe.batch_size, 0)
+        fit = lambda: trained.fit(batches, epochs=EPOCHS, shuffle=False, verbose=0)  # noqa: B023, E731
+
+        for once in (bare, fit):
             once()
-        step, fit = seconds(bare, whole, repeats=3)
+        step, whole = seconds(bare, fit, repeats=3)
         note = f"{recipe.backbone}, {recipe.image_size} px, batches of {recipe.batch_size}, {EPOCHS} epochs"
-        count = EPOCHS * len(files)
-        what = f"fit against the bare step, {name}, unfrozen: {unfreeze}"
-        rows.append(row(what, count / fit, "images/s", count / step, target="ratio >= 0.95", note=note))
+        what, count = f"fit against the bare step, {name}, unfrozen: {unfreeze}", EPOCHS * len(y)
+        rows.append(row(what, count / whole, "images/s", count / step, target="ratio >= 0.9", note=note))
     return rows
-
-
-def _fit(model, batches, epochs):
-    """Fit as `training.fit` does, without validation."""
-    model.fit(batches.epochs(epochs), steps_per_epoch=len(batches), epochs=epochs, shuffle=False, verbose=0)
 
 
 def _step(model, x, y, count):
@@ -179,6 +177,5 @@ def _step(model, x, y, count):
     import tensorflow as tf
 
     function = model.make_train_function() or model.train_function
-    resident = tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).repeat()
-    iterator = iter(resident)
+    iterator = iter(tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).repeat())
     return lambda: [function(iterator) for _ in range(count)]

@@ -12,10 +12,17 @@ Prints each seed's table. What is finished is found again in the user's cache.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from store import about, write_table
 
-from busilib import figures, recipes, stored, studies
-from busilib.data import catalogue
+from busilib import figures, recipes, runs, studies
+from busilib.data import catalogue, images
+from busilib.studies import forest, script_split
 
 
 def main():
@@ -38,45 +45,69 @@ def main():
 
 
 def masks_alone(scans, options):
-    from busilib import masks_alone
+    for name, make in (("masks-alone", variants), ("masks-alone-splits", other_splits)):
+        keep(name, make(scans), {"dataset": scans.identity()}, options.store)
 
-    about = {"dataset": {"name": scans.name, "sha256": scans.sha256}}
-    for name, make in (("masks-alone", masks_alone.variants), ("masks-alone-splits", masks_alone.other_splits)):
-        keep(name, make(scans), about, options.store)
+
+def variants(scans, seeds=range(5)):
+    """Return one row per variant and seed: variant, seed, right, confusion (3×3 list), for the seeds of the forest."""
+    plain, natural = images.shape_table(scans), script_split(scans)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    made = {
+        "as described": (plain, natural, forest),
+        "logistic regression": (plain, natural, lambda seed: regression),
+        "largest part, not the union": (images.shape_table(scans, region="largest"), natural, forest),
+        "stratified by coded labels": (plain, script_split(scans, coded=True), forest),
+        "files in text order": (plain, script_split(scans, order="text"), forest),
+        "nearest-neighbour resize": (images.shape_table(scans, resample=Image.Resampling.NEAREST), natural, forest),
+        "bilinear resize": (images.shape_table(scans, resample=Image.Resampling.BILINEAR), natural, forest),
+    }
+    rows = []
+    for name, (features, split, model) in made.items():
+        for seed in seeds if model is forest else [0]:
+            matrix = studies.masks_alone(scans, features, split, model(seed))
+            rows.append((name, seed, int(np.trace(matrix)), matrix.tolist()))
+    return pd.DataFrame(rows, columns=["variant", "seed", "right", "confusion"])
+
+
+def other_splits(scans, n=150, seed=0):
+    """Return one row per stratified split drawn anew, n of them: seed, right, confusion; the base rate of a match."""
+    features, rows = images.shape_table(scans), []
+    for number in range(1000, 1000 + n):
+        matrix = studies.masks_alone(scans, features, script_split(scans, seed=number), forest(seed))
+        rows.append((number, int(np.trace(matrix)), matrix.tolist()))
+    return pd.DataFrame(rows, columns=["seed", "right", "confusion"])
 
 
 def on_heads(scans, options):
-    from busilib.learning import heads, models
+    from busilib.learning import models
 
     protocol = "clean" if options.study == "clean" else "paper"
     recipe = recipes.get("A-frozen", "full", protocol, backbone=options.backbone, preprocessing=options.preprocessing)
     weights = models.find_weights(options.weights, options.backbone, "busi", "full")
-    base, seeds, tables = heads.Heads(recipe, weights), range(options.seeds), []
-    for seed in seeds:
-        if options.study == "leaks":
-            tables.append(studies.leaks_of(base, scans, seed))
-        elif options.study == "inputs":
-            tables.append(studies.scans_or_masks(base, scans, seed))
-        else:
-            tables.append(studies.clean(base, scans, seed, class_weight=options.class_weight))
+    study = {"leaks": studies.leaks_of, "inputs": studies.scans_or_masks, "clean": studies.clean}[options.study]
+    more = {"class_weight": options.class_weight} if options.study == "clean" else {}
+    tables = []
+    for seed in range(options.seeds):
+        tables.append(study(recipe, weights, scans, seed, **more))
         print(tables[-1].round(3).head(8).to_string(), flush=True)
-    extra = [options.preprocessing, options.class_weight and "weighted"]
-    name = "-".join([options.study, options.backbone, *filter(None, extra)])
-    keep(name, pd.concat(tables, ignore_index=True), studies.about(base, scans, weights, seeds), options.store)
+    name = [options.study, options.backbone, options.preprocessing, options.class_weight and "weighted"]
+    measured_on = about(recipe, weights, scans, range(options.seeds))
+    keep("-".join(filter(None, name)), pd.concat(tables, ignore_index=True), measured_on, options.store)
 
 
 def picture():
     tables = {
-        f"BUSI, {name}": studies.worth(stored.table(f"leaks-{name}")).set_index("what")
+        f"BUSI, {name}": studies.worth(runs.stored_table(f"leaks-{name}")).set_index("what")
         for name in ("ResNet50", "MobileNetV2")
     }
     figures.worth(tables).save(Path(__file__).parents[1] / "docs" / "images" / "leaks.png")
 
 
-def keep(name, table, about, store):
+def keep(name, table, measured_on, store):
     print(name, "has", len(table), "rows")
     if store:
-        print(stored.write_table(name, table, about))
+        print(write_table(name, table, measured_on))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ choose; the reason stands beside it). A = Ningsih & Alamsyah 2023 (ResNet50). B 
 from dataclasses import asdict, dataclass, fields, replace
 
 CLASSES = ("benign", "malignant", "normal")
+PROBABILITIES = [f"p_{name}" for name in CLASSES]  # the columns of predictions
 
 
 @dataclass(frozen=True)

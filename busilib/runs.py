@@ -1,18 +1,23 @@
-"""Runs: one trained model = one folder. Written whole or not at all, found again by its key.
+"""Runs: one trained model = one folder. Written whole or not at all, and found again by its key.
 
-runs/<name>/  run.json · history.csv · predictions.csv · model.keras or model.joblib · model_card.md
+RUNS/<name>/  run.json · history.csv · predictions.csv · the model · model_card.md
+RUNS/bases/   frozen bases that no name finds again (of a file, or drawn at random), each stored once
+
+The model is head.keras where the base is frozen, model.keras where it is trained as well, else model.joblib.
+What was measured on the real BUSI comes with the package: `stored` and `stored_table`.
 """
 
+import ast
 import hashlib
 import json
 import os
 import platform
-import re
 import sys
 import time
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files as package_files
 from pathlib import Path
 
 import pandas as pd
@@ -22,36 +27,30 @@ import busilib
 from busilib import metrics
 from busilib.cache import cache_dir, report, write_file, write_folder
 from busilib.errors import RunError
-from busilib.recipes import CLASSES, Recipe
+from busilib.recipes import CLASSES, PROBABILITIES, Recipe
 
-PROBABILITIES = [f"p_{name}" for name in CLASSES]
+__all__ = ["CLASSES", "PROBABILITIES", "Run", "find_or_train", "open_run"]
 
 
-def _code():
-    """Hash the code that a result depends on, so that a run of an older version is not taken for today's."""
-    root = Path(busilib.__file__).parent
+def _code(*names):
+    """Return a hash of what files of this package do: their comments and docstrings do not count."""
     digest = hashlib.sha256()
-    for file in [*sorted((root / "learning").rglob("*.py")), root / "data" / "images.py"]:
-        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    for name in names:
+        tree = ast.parse((Path(busilib.__file__).parent / name).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            if documented and ast.get_docstring(node, clean=False) is not None:
+                node.body[0] = ast.Pass()
+        digest.update(ast.unparse(tree).encode())
     return digest.hexdigest()
 
 
-# Read once, when the process starts: what runs is the code of then, whatever is edited meanwhile.
-CODE = _code()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training function hands over: a model, the epochs, the predictions and what else is worth knowing.
-
-    ``history``: one row an epoch. ``predictions``: one row a file, with file_id, image_id, kind, split, label and
-    p_benign, p_malignant, p_normal. ``info`` is added to run.json.
-    """
-
-    model: object
-    history: pd.DataFrame
-    predictions: pd.DataFrame
-    info: dict
+_TRAINING = ("data/images.py", *(f"learning/{name}.py" for name in ("augmentation", "backbones", "models", "training")))
+# What a result depends on. Read once, when the process starts: what runs is the code of then, whatever is edited later.
+CODE = {
+    "recipe": _code(*_TRAINING),
+    "comparator": _code(*_TRAINING, "learning/comparators.py", "learning/networks.py"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ class Run:
 
     @cached_property
     def history(self):
-        """One row an epoch (counted from 1): accuracy, loss, val_accuracy, val_loss."""
+        """One row per epoch (counted from 1): accuracy, loss, val_accuracy, val_loss."""
         return pd.read_csv(self.folder / "history.csv")
 
     @cached_property
     def predictions(self):
-        """One row a file: file_id, image_id, kind, split, label, p_benign, p_malignant, p_normal."""
+        """One row per file: file_id, image_id, kind, split, label, p_benign, p_malignant, p_normal."""
         return pd.read_csv(self.folder / "predictions.csv")
 
     def part(self, name="test"):
@@ -90,7 +89,7 @@ class Run:
 
     def confusion(self, name="test"):
         """Return the confusion matrix (3, 3) of one part: truth in rows, prediction in columns, class order."""
-        return _confusion(self.part(name))
+        return confusion(self.part(name))
 
     def summary(self, name="test"):
         """Return the scores of one part with their intervals: see `metrics.summary`."""
@@ -105,22 +104,27 @@ class Run:
         """Load the model, whose ``predict`` takes uint8 (N, size, size, 3) and gives probabilities (N, 3).
 
         A model.joblib, of scikit-learn, runs code when it is loaded: open only your own. Raises RunError when the
-        folder has no model, as a sweep may leave it.
+        folder has no model, as a sweep may leave it, or when its frozen base is not to be had.
         """
         if (self.folder / "model.joblib").is_file():
             import joblib
 
             return joblib.load(self.folder / "model.joblib")
-        if not (self.folder / "model.keras").is_file():
-            raise RunError(f"{self.name} has neither model.keras nor model.joblib: its model was not kept")
-        import keras
+        from busilib.learning import keras, models
 
+        if (self.folder / "head.keras").is_file():
+            head = keras.models.load_model(self.folder / "head.keras", compile=False)
+            recipe, weights = recipe_of(self.info), models.Weights(self.info["weights"]["kind"], "")
+            return models.assemble(recipe, weights, _find_base(self, recipe), head)
+        if not (self.folder / "model.keras").is_file():
+            raise RunError(f"{self.name} has no head.keras, model.keras or model.joblib: its model was not kept")
         return keras.models.load_model(self.folder / "model.keras", compile=False)
 
 
-def _confusion(table):
-    codes = {label: i for i, label in enumerate(CLASSES)}
-    return metrics.confusion_matrix(table["label"].map(codes), table[PROBABILITIES].to_numpy().argmax(axis=1))
+def confusion(table):
+    """Return the confusion matrix (3, 3) of a table of predictions: truth in rows, class order."""
+    truth = table["label"].map(CLASSES.index).to_numpy(dtype=int)
+    return metrics.confusion_matrix(truth, table[PROBABILITIES].to_numpy().argmax(axis=1), len(CLASSES))
 
 
 def open_run(folder):
@@ -139,80 +143,144 @@ def place(runs="auto"):
     return folder
 
 
-def find_or_train(recipe, scans, split, train, *, weights, seed=0, start=None, runs="auto"):
+def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, runs="auto"):
     """Return the Run of a recipe: a finished one with the same key, else it is trained now, under a file lock.
 
-    ``train(recipe, split, weights=, seed=, start=)`` returns a `Trained` (busilib.learning.training.train does).
-    ``scans`` is the catalogue that ``split`` was made from; ``start`` the Run whose model this one goes on from.
-    The key covers the recipe, weights, seed, data, split, backend, ``start`` and the code of busilib.learning.
+    ``recipe`` is a `recipes.Recipe`, or a comparator of `learning.comparators`; ``scans`` the catalogue that ``split``
+    was made from. ``start`` is the Run whose model this one goes on from, with the weights that it began with; without
+    it ``weights`` is what `models.find_weights` gives. The key covers recipe, weights, seed, data, split, backend,
+    Keras' version, ``start`` and the code that trains. Raises RunError when ``weights`` are not those of ``start``.
     """
+    weights = _weights_of(start, weights) if start else weights
     key = _key(recipe, scans, split, weights, seed, start)
-    name = f"{recipe.name}-{key[:12]}"
-    folder = place(runs) / name
-    with FileLock(place(runs) / f".{name}.lock"):
+    folder = place(runs) / f"{recipe.name}-{key[:12]}"
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():
             began = time.perf_counter()
-            trained = train(recipe, split, weights=weights, seed=seed, start=start)
+            trained = _train(recipe, scans, split, weights, seed, start)
             info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
             info |= {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
             write(folder, trained, info)
-    report(run=name)
+    report(run=folder.name)
     return open_run(folder)
+
+
+def _train(recipe, scans, split, weights, seed, start):
+    if isinstance(recipe, Recipe):
+        from busilib.learning import training
+
+        return training.train(recipe, split, weights=weights, seed=seed, start=start)
+    from busilib.learning import comparators
+
+    return comparators.train(recipe, split, scans=scans, weights=weights, seed=seed)
+
+
+def _weights_of(start, weights):
+    """Return the weights that a second phase stands on: those that its first phase began with."""
+    from busilib.learning.models import Weights
+
+    began = start.info["weights"]
+    if weights is not None and (weights.kind, weights.sha256) != (began["kind"], began["sha256"]):
+        raise RunError(f"{start.name} began with other weights ({began['sentence']}) Leave weights out.")
+    sentence = began["sentence"].partition(" Trained further from ")[0]
+    return Weights(began["kind"], f"{sentence} Trained further from {start.name}.", None, began["sha256"])
 
 
 def write(folder, trained, info):
     """Write a run folder: in a temporary folder first, renamed when complete."""
     table = trained.predictions
-    scores = {part: metrics.summary(_confusion(table[table["split"] == part])) for part in table["split"].unique()}
+    scores = {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}
     info = info | {"scores": scores}  # so that a thousand runs are read in a second; predictions.csv has the last word
     with write_folder(folder) as working:
+        info |= _save(trained.model, working, folder.parent, info)
         (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
         trained.history.to_csv(working / "history.csv", index=False)
-        trained.predictions.to_csv(working / "predictions.csv", index=False)
-        _save(trained.model, working)
+        table.to_csv(working / "predictions.csv", index=False)
         (working / "model_card.md").write_text(card(Run(working)), encoding="utf-8")
 
 
-def _save(model, folder):
-    if hasattr(model, "save"):  # Keras
-        model.save(folder / "model.keras")
-    else:
+def _save(model, working, home, info):
+    """Save a model into the folder ``working``, a frozen one as its head; return what run.json says of its base."""
+    if not hasattr(model, "save"):
         import joblib
 
-        joblib.dump(model, folder / "model.joblib")
+        joblib.dump(model, working / "model.joblib")
+        return {}
+    if info["recipe"].get("unfreeze") != "none":
+        model.save(working / "model.keras")
+        return {}
+    from busilib.learning import models
+
+    base, start = model.get_layer("base"), info["started_from"]
+    sha256 = models.weights_sha256(base)
+    named = info["weights"]["kind"] in ("phantom", "imagenet") and (not start or start.get("base", {}).get("named"))
+    file = home / "bases" / f"{sha256[:32]}.weights.h5"
+    if not named and not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        with write_file(file) as temporary:
+            base.save_weights(temporary)
+    model.get_layer("head").save(working / "head.keras")
+    return {"base": {"sha256": sha256, "named": bool(named)}}
+
+
+def _find_base(run, recipe):
+    """Return the frozen base of a run: by the name of its weights, or from the file beside the runs."""
+    from busilib.errors import WeightsError
+    from busilib.learning import models
+
+    told = run.info["base"]
+    file = run.folder.parent / "bases" / f"{told['sha256'][:32]}.weights.h5"
+    try:
+        named = told["named"] and models.find_weights(run.info["weights"]["kind"], recipe.backbone)
+        base = models.backbone(recipe.backbone, recipe.image_size, named or models.Weights("file", "", str(file)))
+    except WeightsError as error:
+        where = "" if told["named"] else f" Copy the folder {file.parent.name}/ together with the runs."
+        raise RunError(f"The frozen base of {run.name} is not here: {error}{where}") from error
+    if models.weights_sha256(base) != told["sha256"]:
+        raise RunError(f"The {run.info['weights']['kind']} weights here are not those that {run.name} was trained on")
+    return base
+
+
+def recipe_of(info):
+    """Return the Recipe that a run.json (dict) tells of; raise RunError when this version has other settings."""
+    names = {field.name for field in fields(Recipe)}
+    if set(info["recipe"]) != names:
+        odd = ", ".join(sorted(set(info["recipe"]) ^ names))
+        raise RunError(f"Its recipe has other settings than this version's: {odd}")
+    return Recipe(**info["recipe"] | {"dense": tuple(info["recipe"]["dense"])})
 
 
 def card(run):
     """Return the model card of a run: what it is, on what it was trained, how well it does, what it is not for."""
-    info, recipe = run.info, run.info["recipe"]
-    overlaps = [f"{kind}: {count}" for kind, count in info["overlaps"].items() if count] or ["none"]
-    test = run.summary("test")
-    table = metrics.per_class(run.confusion("test"), CLASSES)
-    tested = run.part("test")
-    answers = tested["label"].map(CLASSES.index), tested[PROBABILITIES].to_numpy()
+    info, recipe, tested = run.info, run.info["recipe"], run.part("test")
+    overlaps = [f"{kind}: {count}" for kind, count in info["split"]["overlaps"].items() if count] or ["none"]
+    answers = tested["label"].map(CLASSES.index).to_numpy(), tested[PROBABILITIES].to_numpy()
     scores, error = metrics.probability_scores(*answers), metrics.calibration_error(*answers)
-    rows = [
-        f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
-        f"| {row.specificity:.2f} | {row.precision:.2f} |"
-        for name, row in table.iterrows()
-    ]
+    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title")]
     lines = [
-        f"# Model card: {info['recipe']['name']}",
+        f"# Model card: {recipe.get('title', recipe['name'])}",
         "",
         "For teaching and research, not for diagnosis.",
         "",
-        f"* **{_network(recipe)} {info['weights']['sentence']}",
+        f"* **Settings**: {', '.join(settings)}.",
+        f"* **Weights**: {info['weights']['sentence']}",
         f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} "
         f"({', '.join(f'{part} {n}' for part, n in info['split']['files'].items())} files).",
         f"* **Declared overlaps between the parts**: {'; '.join(overlaps)}.",
-        f"* **Test accuracy**: {metrics.text(test)}.",
+        f"* **Test accuracy**: {metrics.text(run.summary('test'))}.",
         f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, **AUC** "
         f"{scores['auc']:.2f} (mean over the classes, each against the rest); expected calibration error {error:.2f}.",
-        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}{_precision(info)}; {info['date']}.",
+        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.",
         "",
         "| class | n | sensitivity [95 %] | specificity | precision |",
         "|---|---|---|---|---|",
-        *rows,
+    ]
+    lines += [
+        f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
+        f"| {row.specificity:.2f} | {row.precision:.2f} |"
+        for name, row in metrics.per_class(run.confusion("test"), CLASSES).iterrows()
+    ]
+    lines += [
         "",
         "One data set, from one hospital or made up; no patient identifiers; nothing is known about other scanners.",
         "",
@@ -220,29 +288,17 @@ def card(run):
     return "\n".join(lines)
 
 
-def _precision(info):
-    precision = info.get("computing", {}).get("precision", "float32")
-    return "" if precision == "float32" else f", trained in {precision}"
-
-
-def _network(recipe):
-    if "unfreeze" in recipe:  # a recipe of the two papers
-        return (
-            f"Network**: {recipe['backbone']}, {recipe['image_size']} px, preprocessing {recipe['preprocessing']}, "
-            f"unfrozen: {recipe['unfreeze']}."
-        )
-    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title")]
-    return f"System**: {recipe['title']}: {', '.join(settings)}."
+# --- many runs -------------------------------------------------------------------------------------------------------
 
 
 def collect(runs="auto"):
-    """Return one row a finished run, as a table sorted by folder: its settings, scores and costs.
+    """Return one row per finished run, as a table sorted by folder: its settings, scores and costs.
 
     ``runs`` is a folder of runs or of a sweep. Columns: ``run``; the recipe's settings; ``dataset``, ``protocol``,
-    ``fold`` and ``train`` (how many files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``, ``date``;
-    ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``, ``lesson`` and
-    the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the test part.
-    A run that several executions made counts once.
+    ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``,
+    ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
+    ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
+    test part. A run that several executions made counts once.
     """
     table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
     return table.drop_duplicates("run", ignore_index=True) if len(table) else table
@@ -256,36 +312,37 @@ def files(folder, name):
 def row(folder):
     """Return the row of `collect` for one run folder, as a dict."""
     run = Run(Path(folder))
-    info, recipe = run.info, {key: value for key, value in run.info["recipe"].items() if key != "dense"}
-    named = re.fullmatch(r"(clean), fold (\d+) of \d+(.*)|(paper) [AB](.*)", info["split"]["name"])
-    fold = int(named[2]) - 1 if named and named[2] else 0
-    # A table's cell holds no list: widths as "256-128". Comparators have no such setting.
-    found = {"run": run.name} | recipe | {"dense": "-".join(map(str, info["recipe"].get("dense", ())))}
-    found |= {
-        "dataset": info["dataset"]["name"],
+    info, data, split = run.info, run.info["dataset"], run.info["split"]
+    phantoms = data["kind"] == "phantom"
+    columns = {"run": run.name} | info["recipe"]
+    columns |= {"dense": "-".join(map(str, info["recipe"].get("dense", ())))}  # a table's cell holds no list
+    columns |= {
+        "dataset": data["name"],
         # Another seed makes other phantoms; they are of one kind all the same.
-        "dataset_kind": re.sub(r"-seed\d+", "", info["dataset"]["name"]),
-        "split": info["split"]["name"],
-        "protocol": "".join(part or "" for part in named.group(1, 3, 4, 5)) if named else info["split"]["name"],
-        "fold": fold,
-        "train": info["split"]["files"]["train"],
+        "dataset_kind": f"{data['n']} phantoms, version {data['version']}" if phantoms else data["name"],
+        "dataset_sha256": data["sha256"],
+        "split": split["name"],
+        "split_sha256": split["sha256"],
+        "protocol": ", ".join(filter(None, (split["protocol"], split["variant"]))),
+        "fold": split["fold"],
+        "train": split["files"]["train"],
+        "test": split["files"]["test"],
         "weights": info["weights"]["kind"],
     }
-    found |= {key: info[key] for key in ("seed", "backend", "device", "seconds", "date")}
-    validated_on_test = "validation = test" in info["declared"]
+    columns |= {key: info[key] for key in ("seed", "backend", "device", "seconds", "date")}
+    validated_on_test = "validation = test" in split["declared"]
     for part, source in (("test", "test"), ("validation", "test" if validated_on_test else "validation")):
-        scores = info.get("scores", {}).get(source) or run.summary(source)
-        found |= {f"{part}_{name}": value for name, value in scores.items()}
-    return found | {"validation_is_test": validated_on_test} | _execution(run.folder.parent.parent / "execution.json")
+        columns |= {f"{part}_{name}": value for name, value in info["scores"][source].items()}
+    return columns | {"validation_is_test": validated_on_test} | _execution(run.folder.parent.parent / "execution.json")
 
 
 def _execution(file):
-    """What a sweep knows of the execution that made a run; nothing when there is none."""
+    """Return what a sweep knows of the execution that made a run; nothing when there is none."""
     if file.parent.name == "" or not file.is_file():
         return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
-    own = {name: value for name, value in told["parameters"].items() if name != "RUNS"}
-    return {"execution": file.parent.name, "lesson": told["lesson"]} | own
+    execution = json.loads(file.read_text(encoding="utf-8"))
+    parameters = {name: value for name, value in execution["parameters"].items() if name != "RUNS"}
+    return {"execution": file.parent.name, "lesson": execution["lesson"]} | parameters
 
 
 # What makes two runs repetitions of one another when all of it is equal: only their seeds and folds differ.
@@ -293,11 +350,11 @@ SETTINGS = [field.name for field in fields(Recipe)] + ["dataset_kind", "protocol
 
 
 def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f1"), by=None):
-    """Return the mean of each measure with its 95 % interval over seeds and folds: one row a setting.
+    """Return the mean of each measure with its 95 % interval over seeds and folds: one row per setting.
 
     ``table`` is what `collect` gives. Rows are grouped by all settings, or by the columns ``by``; shown are those that
-    differ. Columns: ``runs`` (how many), MEASURE, MEASURE_low, MEASURE_high. The interval is Student's t; folds and
-    re-drawn test parts share scans, so their runs are not independent and the interval is somewhat too narrow.
+    differ. Columns: ``runs`` (how many), MEASURE, MEASURE_low, MEASURE_high. Where several splits of one data set are
+    among the runs the interval is `metrics.corrected_interval`; over weight seeds on one split it is Student's t.
     """
     if table.empty:
         raise RunError("there are no runs to take the mean of")
@@ -305,11 +362,15 @@ def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f
     shown = [name for name in keys if by or name == "name" or table[name].nunique(dropna=False) > 1]
     rows = []
     for _, group in table.groupby(keys, dropna=False, sort=True):
-        found = {name: group[name].iloc[0] for name in shown} | {"runs": len(group)}
+        cells = {name: group[name].iloc[0] for name in shown} | {"runs": len(group)}
+        resplit = group["split_sha256"].nunique() > group["dataset_sha256"].nunique()
+        sizes = (group["train"].mean(), group["test"].mean())
         for measure in measures:
-            values = metrics.mean_interval(group[measure])
-            found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), values, strict=True))
-        rows.append(found)
+            interval = (
+                metrics.corrected_interval(group[measure], *sizes) if resplit else metrics.mean_interval(group[measure])
+            )
+            cells |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval, strict=True))
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
@@ -327,12 +388,14 @@ def best(table, by="validation_accuracy"):
 
 def write_table(table, folder):
     """Write a `collect`ed table into a folder as runs.parquet and runs.csv; return the two paths."""
-    files = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
-    with write_file(files[0]) as temporary:
-        table.to_parquet(temporary, index=False)
-    with write_file(files[1]) as temporary:
-        table.to_csv(temporary, index=False)
-    return files
+    targets = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
+    for target, save in zip(targets, (table.to_parquet, table.to_csv), strict=True):
+        with write_file(target) as temporary:
+            save(temporary, index=False)
+    return targets
+
+
+# --- what run.json holds ---------------------------------------------------------------------------------------------
 
 
 def _key(recipe, scans, split, weights, seed, start):
@@ -344,8 +407,9 @@ def _key(recipe, scans, split, weights, seed, start):
         "split": split.sha256,
         "declared": split.declared,
         "backend": _backend(),
+        "keras": version("keras"),
         "start": start.info["key"] if start else None,
-        "code": CODE,
+        "code": CODE["recipe" if isinstance(recipe, Recipe) else "comparator"],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -357,14 +421,8 @@ def _info(recipe, scans, split, weights, seed, start, key):
         "seed": seed,
         "start": start.name if start else None,
         "started_from": start.info if start else None,  # whole, so that this file alone tells how to repeat the run
-        "dataset": {"name": scans.name, "sha256": scans.sha256},
-        "split": {
-            "name": split.name,
-            "sha256": split.sha256,
-            "files": {part: int(n) for part, n in split.table["split"].value_counts().sort_index().items()},
-        },
-        "declared": list(split.declared),
-        "overlaps": split.overlaps,
+        "dataset": scans.identity(),
+        "split": split.identity(),
         "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
     } | environment()
 
@@ -390,13 +448,11 @@ def _device():
     if _backend() == "jax":
         import jax
 
-        accelerators = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+        accelerators = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     else:
         import tensorflow
 
-        accelerators = [
-            d.name.rsplit("physical_device:", 1)[-1] for d in tensorflow.config.list_physical_devices("GPU")
-        ]
+        accelerators = [device.name.rpartition(":")[0] for device in tensorflow.config.list_physical_devices("GPU")]
     return ", ".join(accelerators) or f"CPU, {os.cpu_count()} cores"
 
 
@@ -408,10 +464,42 @@ def _version(package):
 
 
 def _peak_memory():
-    """Peak memory of this process in MB (10^6 bytes); None where the system does not tell (Windows)."""
+    """Return the peak memory of this process in MB (10^6 bytes); None where the system does not tell (Windows)."""
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)
+
+
+# --- what comes with the package -------------------------------------------------------------------------------------
+
+
+def stored_names(folder="results"):
+    """Return the names of all stored runs, sorted; of the stored tables with "results/tables"."""
+    place = package_files("busilib") / folder
+    return sorted(file.name[:-5] for file in place.iterdir() if file.name.endswith(".json"))
+
+
+def stored(name, folder="results"):
+    """Return a stored run as a dict; raise RunError, with the names there are, when it does not exist."""
+    if name not in stored_names(folder):
+        raise RunError(f"There is no stored result {name!r}; there are: {', '.join(stored_names(folder))}")
+    return json.loads((package_files("busilib") / folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def stored_table(name):
+    """Return the rows of a stored table as a DataFrame, with ``attrs``: on what it was measured, as a dict."""
+    content = stored(name, "results/tables")
+    table = pd.DataFrame(content["rows"])
+    table.attrs = content["about"]
+    return table
+
+
+def sentence(result):
+    """Say in a line on what a stored run was measured: data, weights, device, seed, date."""
+    return (
+        f"Measured on {result['dataset']['name']} ({result['split']['name']}), {result['recipe']['image_size']} px, "
+        f"seed {result['seed']}, {result['device']}, {result['date']}. {result['weights']['sentence']}"
+    )

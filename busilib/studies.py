@@ -1,7 +1,7 @@
 """Studies over many heads on one frozen base: what each leak is worth, scans against masks, the clean protocol.
 
-Each returns a table, one row a measurement, and keeps it in the user's cache: what is finished is not computed again.
-``heads`` is a `busilib.learning.heads.Heads`, ``scans`` a catalogue.
+Each returns a table, one row per measurement, and keeps it in the user's cache: what is finished is not computed again.
+``recipe`` stands on a frozen base, ``weights`` is what `learning.models.find_weights` gives, ``scans`` a catalogue.
 """
 
 import hashlib
@@ -11,191 +11,151 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busilib import metrics, published, runs, stored
+from busilib import metrics, published, runs
 from busilib.cache import cache_dir, write_file
 from busilib.data import leaks, splits
-from busilib.recipes import CLASSES
-from busilib.runs import PROBABILITIES
+from busilib.recipes import CLASSES, PROBABILITIES
 
-SELECTION = {
-    "validation": "early stopping on the test part",
-    "best epoch": "the best of all epochs, chosen on the test part",
+LEAKS = leaks.KINDS | {
+    "validation": "early stopping on the test set",
+    "best epoch": "the best of all epochs, chosen on the test set",
 }
-LEAKS = leaks.KINDS | SELECTION
 # Read once, like `runs.CODE`: a study of an older version is not taken for today's.
 CODE = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
 
 
-def leaks_of(heads, scans, seed):
-    """Measure every leak once: one row a kind of `LEAKS`, with the accuracies without and with_leak, and n.
+def leaks_of(recipe, weights, scans, seed):
+    """Measure every leak once: one row per kind of `LEAKS`, with the accuracies without and with_leak.
 
-    ``seed`` draws the split and the head's first weights. The two rows on choosing an epoch come from one training:
-    the same weights, once the epoch chosen on the validation part, once on the test part.
+    Columns: kind, without, with_leak, n (test files), n_train, seed, difference. ``seed`` draws the split and the
+    head's first weights. The two rows on choosing an epoch come from one training: the same weights, once the epoch
+    chosen on the validation set, once on the test set.
     """
-    return _kept(f"leaks-{seed}", heads, scans, lambda: _leaks(heads, scans, seed))
+    return _cached(f"leaks-{seed}", recipe, weights, scans, lambda: _leaks(recipe, weights, scans, seed))
 
 
-def _leaks(heads, scans, seed):
-    from busilib.learning import training
-
+def _leaks(recipe, weights, scans, seed):
     split = leaks.clean(scans, seed)
-    watched = heads.train(split, seed, every_epoch=True)
-    truth = codes(split.part("test")["label"])
-    by_epoch = (watched.epochs.argmax(axis=2) == truth).mean(axis=1)
-    loss = -np.log(np.maximum(watched.epochs[:, np.arange(len(truth)), truth], 1e-7)).mean(axis=1)
-    on_test = pd.DataFrame({"epoch": watched.history["epoch"], "val_loss": loss, "val_accuracy": by_epoch})
+    history, by_epoch, on_test = _every_epoch(recipe, weights, split, seed)
 
     def chosen(history, monitor, patience=None):
-        return by_epoch[training.best_epoch(history, monitor, patience) - 1]
+        from busilib.learning.training import best_epoch
 
-    honest = chosen(watched.history, "val_loss", heads.recipe.patience)
+        return by_epoch[best_epoch(history, monitor, patience) - 1]
+
+    honest = chosen(history, "val_loss", recipe.patience)
     rows = [
-        ("validation", honest, chosen(on_test, "val_loss", heads.recipe.patience), len(truth)),
-        ("best epoch", chosen(watched.history, "val_accuracy"), chosen(on_test, "val_accuracy"), len(truth)),
+        ("validation", honest, chosen(on_test, "val_loss", recipe.patience), split),
+        ("best epoch", chosen(history, "val_accuracy"), chosen(on_test, "val_accuracy"), split),
     ]
     for kind, make in leaks.MAKE.items():
         pair = make(scans, seed)
         same = pair.without.sha256 == split.sha256
-        without = honest if same else accuracy(heads.train(pair.without, seed).predictions)
-        leaking = heads.train(pair.with_leak, seed).predictions
-        rows.append((kind, without, accuracy(leaking), int((leaking["split"] == "test").sum())))
-    table = pd.DataFrame(rows, columns=["kind", "without", "with_leak", "n"])
+        without = honest if same else accuracy(_train(recipe, weights, pair.without, seed))
+        rows.append((kind, without, accuracy(_train(recipe, weights, pair.with_leak, seed)), pair.with_leak))
+    table = pd.DataFrame([row[:3] for row in rows], columns=["kind", "without", "with_leak"])
+    for column, part in (("n", "test"), ("n_train", "train")):
+        table[column] = [len(split.part(part)) for *_, split in rows]
     return table.assign(seed=seed, difference=table["with_leak"] - table["without"])
 
 
+def _every_epoch(recipe, weights, split, seed):
+    """Train to the last epoch; return its history, the test accuracy after each epoch, and the test set's history."""
+    from dataclasses import replace
+
+    from busilib.learning import keras, training
+
+    test = split.part("test")
+    inputs, labels = training.part(split, "test", training.still(recipe, split, training.frozen_of(recipe, weights)))
+    probabilities = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            probabilities.append(training.predict(self.model, inputs))
+
+    patient = replace(recipe, patience=None)
+    _, history, _ = training.train_head(patient, split, weights=weights, seed=seed, callbacks=[Watch()])
+    right = np.stack(probabilities)[:, labels.astype(bool)]  # (epochs, test files): the true class's probability
+    by_epoch = (np.argmax(probabilities, axis=2) == codes(test["label"])).mean(axis=1)
+    loss = -np.log(np.maximum(right, 1e-7)).mean(axis=1)
+    return history, by_epoch, pd.DataFrame({"epoch": history["epoch"], "val_loss": loss, "val_accuracy": by_epoch})
+
+
 def worth(rows):
-    """Return what each leak is worth, in the order of `LEAKS`: mean, low, high (paired t over seeds), in points."""
-    table = pd.DataFrame.from_dict(
-        {
-            kind: metrics.mean_interval(100 * rows.loc[rows["kind"] == kind, "difference"])
-            for kind in LEAKS
-            if kind in set(rows["kind"])
-        },
-        orient="index",
-        columns=["mean", "low", "high"],
-    )
+    """Return what each leak is worth, in the order of `LEAKS`: mean, low, high (in points, over seeds), what.
+
+    The seeds re-draw the splits of one data set, so the interval is `metrics.corrected_interval`.
+    """
+    table = {}
+    for kind, measured in rows.groupby("kind"):
+        sizes = measured["n_train"].mean(), measured["n"].mean()
+        table[kind] = metrics.corrected_interval(100 * measured["difference"], *sizes)
+    table = pd.DataFrame.from_dict(table, orient="index", columns=["mean", "low", "high"])
+    table = table.loc[[kind for kind in LEAKS if kind in table.index]]
     return table.assign(what=[LEAKS[kind] for kind in table.index])
 
 
-def scans_or_masks(heads, scans, seed, split_seed=42):
-    """Train paper A's network on scans, and on their masks, on one split of paper A: one row an input.
+def scans_or_masks(recipe, weights, scans, seed, split_seed=42):
+    """Train paper A's network on scans, and on their masks, on one split of paper A: one row per input.
 
-    Columns: inputs ("scan" or "mask"), seed, accuracy, normals (right of the test part's), confusion (3×3 list).
-    Validation is the test part, as in the paper. ``split_seed`` draws the split, ``seed`` the head.
+    Columns: inputs ("scan" or "mask"), seed, accuracy, normals (right of the test set's), confusion (3×3 list).
+    Validation is the test set, as in the paper. ``split_seed`` draws the split, ``seed`` the head.
     """
-    return _kept(f"inputs-{seed}-{split_seed}", heads, scans, lambda: _scans_or_masks(heads, scans, seed, split_seed))
+
+    def make():
+        split, rows = splits.paper_a(scans, split_seed), []
+        for inputs, seen in (("scan", split), ("mask", leaks.as_masks(split, scans))):
+            matrix = _test(_train(recipe, weights, seen, seed))
+            rows.append((inputs, seed, metrics.accuracy(matrix), int(matrix[2, 2]), matrix.tolist()))
+        return pd.DataFrame(rows, columns=["inputs", "seed", "accuracy", "normals", "confusion"])
+
+    return _cached(f"inputs-{seed}-{split_seed}", recipe, weights, scans, make)
 
 
-def _scans_or_masks(heads, scans, seed, split_seed):
-    split, rows = splits.paper_a(scans, split_seed), []
-    for inputs, seen in (("scan", split), ("mask", leaks.as_masks(split, scans))):
-        matrix = confusion(heads.train(seen, seed).predictions)
-        rows.append((inputs, seed, metrics.accuracy(matrix), int(matrix[2, 2]), matrix.tolist()))
-    return pd.DataFrame(rows, columns=["inputs", "seed", "accuracy", "normals", "confusion"])
-
-
-def clean(heads, scans, seed, folds=5, class_weight=None):
-    """Train on every fold of the clean protocol: the test folds' predictions, one row a scan, each scan once.
+def clean(recipe, weights, scans, seed, folds=5, class_weight=None):
+    """Train on every fold of the clean protocol: the test folds' predictions, one row per scan, each scan once.
 
     Columns: file_id, label, group, fold, seed and the probabilities p_benign, p_malignant, p_normal; besides, of the
-    validation parts the same with part "validation". ``seed`` draws the folds and the heads.
-    """
-    name = f"clean-{seed}-{folds}-{class_weight}"
-    return _kept(name, heads, scans, lambda: _clean(heads, scans, seed, folds, class_weight))
-
-
-def _clean(heads, scans, seed, folds, class_weight):
-    tables = []
-    for fold in range(folds):
-        split = splits.clean(scans, fold, folds, seed)
-        predictions = heads.train(split, seed, class_weight).predictions
-        predictions = predictions.assign(group=split.table["group"], fold=fold, seed=seed)
-        tables.append(predictions[predictions["split"] != "train"])
-    table = pd.concat(tables, ignore_index=True).rename(columns={"split": "part"})
-    return table[["file_id", "label", "group", "part", "fold", "seed", *PROBABILITIES]]
-
-
-def three_ways():
-    """Return one row a paper, from the stored results: what it prints, the same protocol here, and done properly.
-
-    A list of dicts of text. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    validation sets the same with part "validation". ``seed`` draws the folds and the heads. ``class_weight``:
+    "balanced" makes every class count the same in training.
     """
 
-    def one(name):
-        s = stored.load(name)["parts"]["test"]["summary"]
-        return f"{s['accuracy']:.3f} [{s['accuracy_low']:.3f}, {s['accuracy_high']:.3f}] of {s['n']}"
+    def make():
+        tables = []
+        for fold in range(folds):
+            split = splits.clean(scans, fold, folds, seed)
+            predictions = _train(recipe, weights, split, seed, class_weight)
+            predictions = predictions.assign(group=split.table["group"], fold=fold, seed=seed)
+            tables.append(predictions[predictions["split"] != "train"])
+        table = pd.concat(tables, ignore_index=True).rename(columns={"split": "part"})
+        return table[["file_id", "label", "group", "part", "fold", "seed", *PROBABILITIES]]
 
-    folds = stored.table("clean-ResNet50").query("part == 'test' and seed == 0")
-    pooled = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
-    value, low, high = pooled.loc["accuracy"]
-    proper = f"{value:.3f} [{low:.3f}, {high:.3f}] of {len(folds)}"
-    printed_a, printed_b = published.A_SCORES.loc[3, "accuracy"] / 100, metrics.accuracy(published.B_CONFUSION)
-    rows = [
-        ("A: ResNet50", f"{printed_a:.3f} of {published.A_FILES['test']}", one("A-tuned-paper"), proper),
-        (
-            "B: Inception-ResNet-v2",
-            f"{printed_b:.3f} of {published.B_FILES['test']}",
-            one("B-frozen-paper"),
-            one("B-frozen-clean"),
-        ),
-    ]
-    columns = ("paper", "paper says", "same protocol here", "done properly")
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return _cached(f"clean-{seed}-{folds}-{class_weight}", recipe, weights, scans, make)
 
 
-def leaks_markdown():
-    """Return what each leak is worth on the real BUSI, from the stored tables: a table in Markdown, one line a leak."""
-    names = [name for name in stored.tables() if name.startswith("leaks-")]
-    tables = {name.removeprefix("leaks-"): worth(stored.table(name)) for name in names}
-    lines = [f"| leak | {' | '.join(f'{name}, points [95 %]' for name in tables)} |", "|---" * (len(tables) + 1) + "|"]
-    for kind, what in LEAKS.items():
-        cells = (
-            f"{t.loc[kind, 'mean']:+.1f} [{t.loc[kind, 'low']:+.1f}, {t.loc[kind, 'high']:+.1f}]"
-            for t in tables.values()
-        )
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _train(recipe, weights, split, seed, class_weight=None):
+    """Return the predictions of a head that is trained on a split."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    from busilib.learning import training
+
+    if class_weight:
+        labels = codes(split.part("train")["label"])
+        present = np.unique(labels)
+        class_weight = dict(zip(present, compute_class_weight(class_weight, classes=present, y=labels), strict=True))
+    return training.train_head(recipe, split, weights=weights, seed=seed, class_weight=class_weight)[2]
 
 
-def clean_markdown():
-    """Return the clean protocol's scores on the real BUSI, first seed, from the stored tables: one line a backbone."""
-    columns = {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "macro_f1": "macro F1",
-        "auc": "AUC",
-        "sensitivity_1": "sensitivity, malignant",
-    }
-    lines = [f"| clean protocol | scans | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
-    for name in ("clean-MobileNetV2", "clean-ResNet50"):
-        rows = stored.table(name).query("part == 'test' and seed == 0")
-        found = metrics.with_intervals(codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
-        cells = (f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in found.loc[list(columns)].itertuples())
-        lines.append(f"| {name.removeprefix('clean-')} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def backbones_markdown():
-    """Return two tables in Markdown from the stored table "backbones": linear probes, and scans never seen."""
-    table = stored.table("backbones")
-    lines = [
-        "| network | weights | probe: accuracy [95 %] | gain over random weights, points [95 %] |",
-        "|---|---|---|---|",
-    ]
-    for r in table.query("question == 'probe'").itertuples():
-        gain = (
-            f"{100 * r.gain:+.1f} [{100 * r.gain_low:+.1f}, {100 * r.gain_high:+.1f}]" if r.weights != "random" else ""
-        )
-        lines.append(f"| {r.network} | {r.weights} | {r.accuracy:.3f} [{r.low:.3f}, {r.high:.3f}] | {gain} |")
-    lines += [
-        "",
-        f"| network, trained on phantoms alone | BUSI scans | balanced accuracy [95 %] | {' | '.join(CLASSES)} |",
-    ]
-    lines.append("|---" * (3 + len(CLASSES)) + "|")
-    for r in table.query("question == 'never seen'").itertuples():
-        found = " | ".join(f"{value:.2f}" for value in r.sensitivities)
-        lines.append(f"| {r.network} | {r.scans} | {r.accuracy:.3f} [{r.low:.3f}, {r.high:.3f}] | {found} |")
-    return "\n".join(lines)
+def _cached(name, recipe, weights, scans, make):
+    """Return a table from the cache, or make and keep it; its key covers recipe, weights, data, backend and code."""
+    backend = runs.environment()["backend"]
+    key = [name, recipe.as_dict(), weights.sha256 or weights.kind, scans.sha256, backend, runs.CODE, CODE]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    file = cache_dir("studies") / f"{name}-{digest}.json"
+    if not file.exists():
+        with write_file(file) as temporary:
+            make().to_json(temporary, orient="records", double_precision=15)
+    return pd.read_json(file, orient="records", dtype=False)
 
 
 def codes(labels):
@@ -203,36 +163,77 @@ def codes(labels):
     return np.array([CLASSES.index(label) for label in labels])
 
 
-def confusion(predictions, part="test"):
-    """Return the confusion matrix (3, 3) of one part of a table of predictions."""
+def _test(predictions):
+    """Return the confusion matrix (3, 3) of the test rows of a table of predictions."""
     column = "split" if "split" in predictions else "part"
-    table = predictions[predictions[column] == part]
-    return metrics.confusion_matrix(codes(table["label"]), table[PROBABILITIES].to_numpy().argmax(axis=1))
+    return runs.confusion(predictions[predictions[column] == "test"])
 
 
-def accuracy(predictions, part="test"):
-    """Return the accuracy on one part of a table of predictions."""
-    return metrics.accuracy(confusion(predictions, part))
+def accuracy(predictions):
+    """Return the accuracy on the test rows of a table of predictions."""
+    return metrics.accuracy(_test(predictions))
 
 
-def about(heads, scans, weights, seeds):
-    """Return on what a study was measured, for `stored.write_table`."""
-    return {
-        "dataset": {"name": scans.name, "sha256": scans.sha256},
-        "recipe": heads.recipe.as_dict(),
-        "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
-        "seeds": list(seeds),
-    }
+def three_ways():
+    """Return one row per paper, from the stored results: what it prints, the same protocol here, and done properly.
+
+    A list of dicts of text. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    """
+
+    def one(name):
+        s = runs.stored(name)["parts"]["test"]["summary"]
+        return f"{s['accuracy']:.3f} [{s['accuracy_low']:.3f}, {s['accuracy_high']:.3f}] of {s['n']}"
+
+    folds = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
+    pooled = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
+    value, low, high = pooled.loc["accuracy", ["value", "low", "high"]]
+    printed_a, printed_b = published.A_SCORES.loc[3, "accuracy"] / 100, metrics.accuracy(published.B_CONFUSION)
+    rows = [
+        ("A: ResNet50", f"{printed_a:.3f} of {published.A_FILES['test']}", one("A-tuned-paper"),
+         f"{value:.3f} [{low:.3f}, {high:.3f}] of {len(folds)}"),
+        ("B: Inception-ResNet-v2", f"{printed_b:.3f} of {published.B_FILES['test']}", one("B-frozen-paper"),
+         one("B-frozen-clean")),
+    ]  # fmt: skip
+    columns = ("paper", "paper says", "same protocol here", "done properly")
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _kept(name, heads, scans, make):
-    """Return a table from the cache, or make it and keep it; its key covers recipe, base, data and code."""
-    from busilib.learning import features
+# --- what the masks alone would give ---------------------------------------------------------------------------------
 
-    key = [name, heads.recipe.as_dict(), features.key(heads.frozen), scans.sha256, runs.CODE, CODE]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    file = cache_dir("studies") / f"{name}-{digest}.json"
-    if not file.exists():
-        with write_file(file) as temporary:
-            make().to_json(temporary, orient="records", double_precision=15)
-    return pd.read_json(file, orient="records", dtype=False)
+# The split of the public script family that paper A resembles; that paper A used it is one reading.
+SCRIPT_ORDER = ("benign", "normal", "malignant")
+
+
+def script_split(catalogue, order="natural", coded=False, seed=42):
+    """Return (train, test): row numbers of the catalogue's table, int arrays, as the script would draw them.
+
+    Classes come in the order benign, normal, malignant, files in natural order, and scikit-learn draws a stratified
+    15 %. ``order``: "natural" (2 before 10) or "text" (10 before 2) within each class. ``coded``: stratify by the
+    numbers benign 0, normal 1, malignant 2 instead of the names, which scikit-learn visits in another order.
+    """
+    from sklearn.model_selection import train_test_split
+
+    table = catalogue.table
+    ids = table["image_id"] if order == "text" else pd.Series(range(len(table)))
+    rows = [ids[(table["label"] == name).to_numpy()].sort_values().index.to_numpy() for name in SCRIPT_ORDER]
+    rows = np.concatenate(rows)
+    labels = table["label"].to_numpy()[rows]
+    if coded:
+        labels = np.array([SCRIPT_ORDER.index(label) for label in labels])
+    train, test = train_test_split(np.arange(len(rows)), test_size=0.15, random_state=seed, stratify=labels)
+    return rows[train], rows[test]
+
+
+def forest(seed=0):
+    """Return the classifier of the masks' shapes: a random forest of 500 trees."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(500, random_state=seed, n_jobs=-1)
+
+
+def masks_alone(catalogue, features, split, model):
+    """Fit ``model`` on the shape features (N, 12) of the training rows; return the test rows' confusion matrix."""
+    train, test = split
+    labels, values = codes(catalogue.table["label"]), np.asarray(features)
+    predicted = model.fit(values[train], labels[train]).predict(values[test])
+    return metrics.confusion_matrix(labels[test], predicted, len(CLASSES))

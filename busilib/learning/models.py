@@ -6,11 +6,11 @@ Every model takes uint8 RGB pixels (N, size, size, 3) and gives probabilities (N
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-from keras.src.backend.config import keras_home  # no public function tells where Keras keeps its downloads
 
 from busilib.errors import WeightsError
 from busilib.learning import embedded
@@ -24,21 +24,16 @@ class Backbone:
     preprocessing: str  # "caffe": BGR minus the ImageNet means; "tf": [-1, 1]
     last_stage: str  # the layer whose output enters the last stage, which unfreeze="last" trains
     last_block: str  # the layer whose output enters the last block of that stage, which unfreeze="block" trains
-    smallest: int  # pixels a side below which the network cannot be built
+    smallest: int  # side in pixels below which the network cannot be built
     file: str  # what keras.applications calls its ImageNet file without the top, in Keras' own cache
 
 
+_FILE = "weights_tf_dim_ordering_tf_kernels"
 BACKBONES = {
-    "ResNet50": Backbone(
-        "caffe", "conv4_block6_out", "conv5_block2_out", 32, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    ),
-    "InceptionResNetV2": Backbone(
-        "tf", "mixed_7a", "block8_9_ac", 75, "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    ),
-    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", 32, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
-    "MobileNetV2": Backbone(
-        "tf", "block_12_add", "block_15_add", 32, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
-    ),
+    "ResNet50": Backbone("caffe", "conv4_block6_out", "conv5_block2_out", 32, f"resnet50_{_FILE}_notop.h5"),
+    "InceptionResNetV2": Backbone("tf", "mixed_7a", "block8_9_ac", 75, f"inception_resnet_v2_{_FILE}_notop.h5"),
+    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", 32, f"vgg16_{_FILE}_notop.h5"),
+    "MobileNetV2": Backbone("tf", "block_12_add", "block_15_add", 32, f"mobilenet_v2_{_FILE}_1.0_224_no_top.h5"),
 }
 
 
@@ -55,43 +50,27 @@ class Weights:
 RANDOM = "drawn at random from the seed: these are random features, so what is learned is learned by the head"
 
 
-def find_weights(weights, backbone, dataset="phantom", profile="quick"):
+def find_weights(weights, backbone, kind="phantom", profile="quick"):
     """Return the Weights that ``weights`` stands for: "auto", "imagenet", "phantom", "none" or the path of a file.
 
-    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.embedded`). "auto" takes them for
-    phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where a
-    backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
-    cache. A full run downloads them once.
-    Raises WeightsError when named weights cannot be had.
+    ``kind`` is the catalogue's. "phantom" weights are our own small backbones, trained on made-up scans. "auto" takes
+    them for phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where
+    a backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
+    cache. A full run downloads them once. Raises WeightsError when named weights cannot be had.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} does not exist; choose one of: {', '.join(BACKBONES)}")
     if weights == "none":
         return Weights("none", f"{backbone}: weights {RANDOM}.")
-    if weights == "phantom":
-        return _phantom(backbone) or _refuse_phantom(backbone)
-    if weights == "auto" and dataset.startswith("phantom"):
-        return _phantom(backbone) or Weights("none", f"{backbone}: weights {RANDOM} (none were trained on phantoms).")
-    if weights in ("auto", "imagenet"):
-        path = Path(keras_home()) / "models" / BACKBONES[backbone].file
-        if not path.exists() and profile != "quick":
-            try:
-                _download(backbone)
-            except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
-                if weights == "imagenet":
-                    raise WeightsError(
-                        f"ImageNet weights for {backbone} could not be downloaded ({error}). Put the file at {path}, "
-                        'name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
-                    ) from error
-        if weights == "imagenet" and not path.exists():
-            raise WeightsError(
-                f"ImageNet weights for {backbone} are not at {path}, and a quick run never downloads. Put the file "
-                'there, choose PROFILE="full" once, name your own with WEIGHTS="/path/to/file.h5", or choose "none".'
-            )
-        if path.exists():
-            return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
-        missing = "ImageNet weights are not here, so"
-        return _phantom(backbone, f"{missing} ") or Weights("none", f"{backbone}: {missing} weights are {RANDOM}.")
+    if weights == "phantom" or (weights == "auto" and kind == "phantom"):
+        return _phantom(backbone, "", must=weights == "phantom")
+    if weights == "imagenet":
+        return _imagenet(backbone, profile)
+    if weights == "auto":
+        try:
+            return _imagenet(backbone, profile)
+        except WeightsError:
+            return _phantom(backbone, "ImageNet weights are not here, so ")
     path = Path(weights).expanduser()
     if not path.is_file():
         choices = '"auto", "imagenet", "phantom", "none" or a file'
@@ -99,18 +78,42 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
     return Weights("file", f"{backbone}: weights from the file {path.name}.", str(path), _sha256(path))
 
 
-def _phantom(backbone, why=""):
-    """Return the embedded weights of a backbone, or None when it has none."""
+def _phantom(backbone, why, must=False):
+    """Return the embedded weights of a backbone; where it has none, random ones, or WeightsError when it must."""
     path = embedded.path(backbone)
-    if path is None:
-        return None
-    sentence = f"{backbone}: {why}weights that were trained on phantoms (made-up scans), which come with the package."
-    return Weights("phantom", sentence, str(path), _sha256(path))
+    if path is not None:
+        sentence = f"{backbone}: {why}weights that were trained on phantoms (made-up scans) and come with the package."
+        return Weights("phantom", sentence, str(path), _sha256(path))
+    if must:
+        names = " and ".join(embedded.LEARNED)
+        raise WeightsError(f'WEIGHTS="phantom": {names} were trained on phantoms, {backbone} was not. Choose another.')
+    return Weights("none", f"{backbone}: {why}weights are {RANDOM} (none were trained on phantoms).")
 
 
-def _refuse_phantom(backbone):
-    known = " and ".join(name for name in embedded.LEARNED if embedded.path(name))
-    raise WeightsError(f'WEIGHTS="phantom": {known} were trained on phantoms, {backbone} was not. Choose another.')
+def _imagenet(backbone, profile):
+    """Return ImageNet's weights from Keras' cache; a full run downloads them. Raises WeightsError without them."""
+    # keras.applications downloads to this folder: Keras' documentation names the variable.
+    path = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / BACKBONES[backbone].file
+    ways = 'name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
+    if not path.exists() and profile == "quick":
+        raise WeightsError(
+            f"ImageNet weights for {backbone} are not at {path}, and a quick run never downloads. Put the file there, "
+            f'choose PROFILE="full" once, {ways}'
+        )
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # without it Keras falls back to a temporary folder
+            getattr(keras.applications, backbone)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
+        except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
+            raise WeightsError(
+                f"ImageNet weights for {backbone} could not be downloaded ({error}). Put the file at {path}, {ways}"
+            ) from error
+    return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def backbone(name, size, weights, seed=0):
@@ -147,22 +150,21 @@ def head(recipe, features):
         layers.append(keras.layers.BatchNormalization(momentum=0.9, name="batch_norm"))
     for i, width in enumerate(recipe.dense, start=1):
         layers.append(keras.layers.Dense(width, activation="relu", name=f"dense_{i}"))
-        if i == 1:
-            # Both papers name one dropout layer.
+        if i == 1:  # both papers name one dropout layer
             layers.append(keras.layers.Dropout(recipe.dropout, name="dropout"))
     layers.append(keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities"))
     return keras.Sequential(layers, name="head")
 
 
-def preprocessing(recipe, weights):
+def preprocessing(backbone, size, how, weights):
     """Return the step from uint8 pixels to what the base is fed: X/255 ("rescale"), or what its weights know ("own").
 
     Weights of phantoms know X/255; ImageNet's, a file's and random ones get what ImageNet's were trained with.
     """
-    pixels = keras.Input((recipe.image_size, recipe.image_size, 3), dtype="uint8", name="pixels")
-    if recipe.preprocessing == "rescale" or weights.kind == "phantom":
+    pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
+    if how == "rescale" or weights.kind == "phantom":
         values = keras.layers.Rescaling(1 / 255)(pixels)
-    elif BACKBONES[recipe.backbone].preprocessing == "tf":
+    elif BACKBONES[backbone].preprocessing == "tf":
         values = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
     else:
         # What keras.applications.resnet.preprocess_input does: BGR, minus the means of ImageNet.
@@ -173,14 +175,19 @@ def preprocessing(recipe, weights):
 def build(recipe, weights, seed=0):
     """Return the whole network of a recipe: preprocessing → base → head, initialised from ``seed``."""
     base = backbone(recipe.backbone, recipe.image_size, weights, seed)
-    prepare = preprocessing(recipe, weights)
+    keras.utils.set_random_seed(seed)  # whatever the base drew, a head of one seed is the same
+    return assemble(recipe, weights, base, head(recipe, base.output_shape[1:]))
+
+
+def assemble(recipe, weights, base, top):
+    """Return one model of preprocessing, base and head."""
+    prepare = preprocessing(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
     pixels = keras.Input(prepare.input_shape[1:], dtype="uint8", name="pixels")
-    features = base(prepare(pixels))
-    return keras.Model(pixels, head(recipe, base.output_shape[1:])(features), name=recipe.name.replace("-", "_"))
+    return keras.Model(pixels, top(base(prepare(pixels))), name=recipe.name.replace("-", "_"))
 
 
 def parts(model, recipe):
-    """Return (frozen, trained): the part whose output can be kept, and the part that is trained on it.
+    """Return (frozen, trained): the part whose output can be computed once, and the part that is trained on it.
 
     Both share their layers with ``model``. The base's BatchNormalization layers stay frozen, but not with
     ``unfreeze="all"``: there the frozen part is None, and the trained one does all. What is compiled is never ``model``
@@ -191,18 +198,28 @@ def parts(model, recipe):
     if recipe.unfreeze == "all":
         return None, keras.Model(model.input, model.output, name="whole")
     # Calling the base with training=False would not do: a Keras model that trains passes training=True on to its parts.
-    for layer in base.layers:
+    for layer in layers(base):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     prepare = model.get_layer("preprocessing")
     if recipe.unfreeze == "none":
         return keras.Model(prepare.input, base(prepare.output)), keras.Model(top.input, top.output, name="head_alone")
-    known = BACKBONES[recipe.backbone]
-    seam = base.get_layer(known.last_block if recipe.unfreeze == "block" else known.last_stage).output
+    names = BACKBONES[recipe.backbone]
+    seam = base.get_layer(names.last_block if recipe.unfreeze == "block" else names.last_stage).output
     lower, upper = keras.Model(base.input, seam, name="lower"), keras.Model(seam, base.output, name="last_stage")
     features = keras.Input(seam.shape[1:], name="seam")
     trained = keras.Model(features, top(upper(features)), name="last_stage_and_head")
     return keras.Model(prepare.input, lower(prepare.output)), trained
+
+
+def compile_for(recipe, model):
+    """Compile a model as a recipe says: Adam at its learning rate, categorical cross-entropy, accuracy."""
+    model.compile(
+        optimizer=keras.optimizers.Adam(recipe.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=keras.backend.backend() == "jax",  # TensorFlow's XLA is slower than its own kernels on a CPU
+    )
 
 
 def augmented(model, layer):
@@ -228,19 +245,17 @@ def copy_weights(source, target):
     return copied
 
 
-def _download(name):
-    # Keras falls back to a temporary folder when its cache folder is missing: make it first.
-    (Path(keras_home()) / "models").mkdir(parents=True, exist_ok=True)
-    getattr(keras.applications, name)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def layers(model):
+    """Yield the layers that compute, those of nested models one by one."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
 
 
 def describe(model):
-    """Return one row a layer of a model's head: name, kind, output shape and parameter count, as a list of dicts."""
+    """Return one row per layer of a model: layer, kind, output shape and parameter count, as a list of dicts."""
     return [
         {
             "layer": layer.name,
@@ -250,3 +265,12 @@ def describe(model):
         }
         for layer in model.layers
     ]
+
+
+def weights_sha256(model):
+    """Return a hash over all weights of a model, in its order: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for layer in layers(model):
+        for weight in layer.get_weights():
+            digest.update(weight.tobytes())
+    return digest.hexdigest()

@@ -1,25 +1,44 @@
-"""Training: from a recipe and a split to a trained model and its predictions.
+"""Training in plain Keras: arrays → what a frozen base makes of them, computed once → `model.fit`.
 
-What is frozen gives the same output in every epoch, so it is computed once (see `features`) and only the rest is
-trained on it.
+Lessons, studies and comparators all train through `fit`.
 """
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
 
 import keras
 import numpy as np
 import pandas as pd
 
-from busilib.cache import bar, report, shown
+from busilib.cache import bar, cache_dir, report, shown, write_file
 from busilib.data import images
-from busilib.learning import device, features, models
+from busilib.learning import models
 from busilib.learning.augmentation import RandomAffine
-from busilib.recipes import CLASSES
-from busilib.runs import PROBABILITIES, Trained
+from busilib.recipes import CLASSES, PROBABILITIES
+
+PREDICT_BATCH = 64  # images per batch where nothing is learned
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training hands over: a model, the epochs, the predictions, and what else run.json should hold.
+
+    ``history``: one row per epoch. ``predictions``: one row per file, with file_id, image_id, kind, split, label and
+    p_benign, p_malignant, p_normal.
+    """
+
+    model: object
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    info: dict
 
 
 def train(recipe, split, *, weights, seed=0, start=None):
-    """Train a recipe on a split and return a `busilib.runs.Trained`.
+    """Train a recipe on a split and return a `Trained`.
 
-    ``weights`` is what `models.find_weights` gives; ``start`` a Run whose base and head this one goes on from.
+    ``weights`` is what `models.find_weights` gives; ``start`` is the Run whose base and head this one goes on from.
     ``seed`` fixes the random weights, the dropout, the shuffling and the augmentation.
     """
     model = models.build(recipe, weights, seed)
@@ -27,63 +46,154 @@ def train(recipe, split, *, weights, seed=0, start=None):
     if "batch_norm" in copied:
         # While the base moves below it, its averages would lag behind: keep those of the first phase.
         model.get_layer("head").get_layer("batch_norm").trainable = False
-    keras.utils.set_random_seed(seed + 1)
     frozen, trained = models.parts(model, recipe)
-    # Pixels that train the whole network are moved anew in every step, as a part of it; features are kept.
-    inside = recipe.augment and frozen is None
-    fitted = models.augmented(trained, RandomAffine(seed=seed)) if inside else trained
-    fitted.compile(
-        optimizer=keras.optimizers.Adam(recipe.learning_rate),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        **device.compiling(),
-    )
-    training = Views(recipe, split.part("train"), frozen, seed, augment=recipe.augment and not inside, shuffle=True)
-    validation = Views(recipe, split.part("validation"), frozen, seed + 1, augment=recipe.augment_validation)
-    precision = device.precision(recipe)
-    with device.computing(fitted, precision):
-        history = fit(fitted, training, validation, recipe)
-    kept = best_epoch(history, recipe.monitor)
+    # Pixels that train the whole network are moved anew in every step, by a layer in front of it.
+    in_front = recipe.augment and frozen is None
+    fitted = models.augmented(trained, RandomAffine(seed=seed)) if in_front else trained
+    models.compile_for(recipe, fitted)
+    inputs = still(recipe, split, frozen)
+    training, validation = part(split, "train", inputs), part(split, "validation", inputs)
+    if recipe.augment and not in_front:
+        training = moved(recipe, split.part("train"), frozen, seed), training[1]
+    if recipe.augment_validation:
+        validation = moved(recipe, split.part("validation"), frozen, seed + 1), validation[1]
+    history = fit(fitted, recipe, training, validation, seed)
     info = {
         "epochs_run": len(history),
-        "epoch_kept": kept,
-        "steps_per_epoch": len(training),
+        "epoch_kept": best_epoch(history, recipe.monitor),
+        "steps_per_epoch": -(-len(training[1]) // recipe.batch_size),
         "parameters": model.count_params(),
         "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
         "copied": copied,
-        "computing": device.settings().as_dict() | {"precision": precision},
     }
-    return Trained(model, history, predict(frozen, trained, split, recipe.image_size), info)
+    return Trained(model, history, predictions(split, trained, inputs), info)
 
 
-def fit(model, training, validation, recipe, class_weight=None, callbacks=()):
-    """Fit a compiled model and leave it at the best epoch by ``recipe.monitor``; return one row an epoch.
+def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):
+    """Train a head on a frozen base as `train` would, and return (head, history, predictions).
 
-    Stops early after ``recipe.patience`` epochs without a better one; with None it runs all epochs. ``class_weight``:
-    dict class number → weight of its training images, or None.
+    The base is built once for all heads of a recipe. ``class_weight``: dict class number → weight, or None.
+    Raises ValueError for a recipe that trains a part of the base or augments.
+    """
+    if recipe.unfreeze != "none" or recipe.augment:
+        raise ValueError(
+            "a head alone stands on a frozen base and sees images as they are: unfreeze='none', augment=False"
+        )
+    frozen = frozen_of(recipe, weights)
+    keras.utils.set_random_seed(seed)
+    head = models.head(recipe, frozen.output_shape[1:])
+    models.compile_for(recipe, head)
+    inputs = still(recipe, split, frozen)
+    training, validation = part(split, "train", inputs), part(split, "validation", inputs)
+    history = fit(head, recipe, training, validation, seed, class_weight, callbacks)
+    return head, history, predictions(split, head, inputs)
+
+
+def frozen_of(recipe, weights):
+    """Return preprocessing and base of a recipe as one frozen model: uint8 pixels to features."""
+    return _frozen(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
+
+
+@lru_cache(maxsize=2)
+def _frozen(backbone, image_size, preprocessing, weights):
+    base = models.backbone(backbone, image_size, weights)
+    base.trainable = False
+    prepare = models.preprocessing(backbone, image_size, preprocessing, weights)
+    return keras.Model(prepare.input, base(prepare.output))
+
+
+def still(recipe, split, frozen=None):
+    """Return the inputs of all files of a split, one row per file: pixels, or what ``frozen`` makes of them."""
+    pixels = images.load(split.table["path"], recipe.image_size)
+    return pixels if frozen is None else features(frozen, pixels)
+
+
+def part(split, name, inputs):
+    """Return (inputs, one-hot labels (n, 3)) of one part; ``inputs`` has one row per file of the split."""
+    rows = split.table["file_id"].isin(split.part(name)["file_id"]).to_numpy()
+    return inputs[rows], keras.utils.to_categorical(split.table["label"][rows].map(CLASSES.index), len(CLASSES))
+
+
+def moved(recipe, files, frozen, seed):
+    """Return augmented views of n files, one view after the other: (views · n, …), pixels or what ``frozen`` makes."""
+    pixels, affine = images.load(files["path"], recipe.image_size), RandomAffine(seed=seed)
+    views, shape = min(recipe.views, recipe.epochs), (pixels if frozen is None else frozen.output).shape[1:]
+    inputs = np.empty((views, len(pixels), *shape), "uint8" if frozen is None else "float32")
+    for view in bar(range(views), "augmented views", unit="view"):
+        pixels_moved = affine.moved(pixels)
+        inputs[view] = pixels_moved if frozen is None else predict(frozen, pixels_moved)
+    return inputs.reshape(-1, *shape)
+
+
+def fit(model, settings, training, validation, seed, class_weight=None, callbacks=()):
+    """Fit a compiled model, leave it at its best epoch, and return its history: one row per epoch.
+
+    ``training`` and ``validation`` are (inputs, labels); inputs may hold several views of the images, see `batches`.
+    ``settings`` has epochs, batch_size, monitor and patience: training stops after that many epochs without a better
+    value, and with None it runs all epochs. ``class_weight``: dict class number → weight of its images, or None.
     """
     stop = keras.callbacks.EarlyStopping(
-        recipe.monitor,
-        patience=recipe.patience or recipe.epochs,
-        restore_best_weights=True,
+        settings.monitor, patience=settings.patience or settings.epochs, restore_best_weights=True
     )
-    # Not PyDataset.on_epoch_end: Keras calls that twice in each validation.
-    begin = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: validation.begin(epoch),
-        on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=recipe.epochs),
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=settings.epochs)
     )
     result = model.fit(
-        training.epochs(recipe.epochs, class_weight),
-        steps_per_epoch=len(training),
-        validation_data=validation,
-        epochs=recipe.epochs,
+        batches(*training, settings.batch_size, seed),
+        validation_data=batches(*validation, PREDICT_BATCH),
+        epochs=settings.epochs,
+        class_weight=class_weight,
         shuffle=False,  # the batches are shuffled already
-        callbacks=[begin, *callbacks, stop],
+        callbacks=[tell, *callbacks, stop],
         verbose=1 if shown() else 0,
     )
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     return history
+
+
+def batches(inputs, labels, batch_size, seed=None):
+    """Return batches (inputs, labels) for ``fit``: each epoch has them all once, in a new order when seeded.
+
+    ``labels`` (n, …); ``inputs`` (views · n, …), the views of the n images one after the other: epoch e sees view
+    e % views. On TensorFlow it is a Dataset without autotuning, whose thread can sleep through the end of a short fit.
+    """
+    n, rng, turn = len(labels), np.random.default_rng(seed), itertools.count()
+
+    def epoch():
+        first = next(turn) % (len(inputs) // n) * n
+        order = np.arange(n) if seed is None else rng.permutation(n)
+        for start in range(0, n, batch_size):
+            rows = order[start : start + batch_size]
+            yield inputs[first + rows], labels[rows]
+
+    steps = -(-n // batch_size)
+    if keras.backend.backend() != "tensorflow":
+        return _Epochs(epoch, steps)
+    import tensorflow
+
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (inputs, labels))
+    dataset = tensorflow.data.Dataset.from_generator(epoch, output_signature=signature).prefetch(1)
+    return dataset.apply(tensorflow.data.experimental.assert_cardinality(steps)).with_options(options)
+
+
+class _Epochs(keras.utils.PyDataset):
+    """The same for other backends: a new iterator of ``steps`` batches in each epoch."""
+
+    def __init__(self, epoch, steps):
+        super().__init__()
+        self.epoch, self.steps = epoch, steps
+
+    def __len__(self):
+        return self.steps
+
+    def on_epoch_begin(self):
+        self.batches = self.epoch()
+
+    def __getitem__(self, step):
+        return next(self.batches)
 
 
 def best_epoch(history, monitor, patience=None):
@@ -102,85 +212,44 @@ def best_epoch(history, monitor, patience=None):
     return int(history["epoch"].iloc[best])
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of (inputs, one-hot labels) of some files, in a new order in every epoch when shuffled.
-
-    ``inputs``: array (N, …). ``labels``: the names of the files' classes. ``seed`` fixes the orders.
-    """
-
-    def __init__(self, inputs, labels, batch_size, seed, *, shuffle=False):
-        super().__init__()
-        self.now, self.batch_size, self.shuffle = inputs, batch_size, shuffle
-        self.labels = keras.utils.to_categorical([CLASSES.index(label) for label in labels], len(CLASSES))
-        self.rng = np.random.default_rng(seed)
-        self.order = np.arange(len(self.labels))
-        self.begin(0)
-
-    def __len__(self):
-        return -(-len(self.labels) // self.batch_size)
-
-    def __getitem__(self, step):
-        rows = self.order[step * self.batch_size : (step + 1) * self.batch_size]
-        return self.now[rows], self.labels[rows]
-
-    def begin(self, epoch):
-        """Make ready for an epoch, counted from 0: a new order when shuffled."""
-        if self.shuffle:
-            self.order = self.rng.permutation(len(self.labels))
-
-    def epochs(self, count, class_weight=None):
-        """Yield the batches of ``count`` epochs, one epoch after the other, for ``fit`` with ``steps_per_epoch``.
-
-        With ``class_weight`` (dict class number → weight) each batch has a third part, the weights of its images.
-        """
-        # One generator for all: Keras would start a PyDataset anew in each epoch, and shuffle its batches once more.
-        for epoch in range(count):
-            self.begin(epoch)
-            for step in range(len(self)):
-                inputs, labels = self[step]
-                weights = [np.array([class_weight[k] for k in labels.argmax(axis=1)])] if class_weight else []
-                yield inputs, labels, *weights
-
-
-class Views(Batches):
-    """Batches of one part whose inputs change from epoch to epoch: after `begin`, epoch e sees view e % views.
-
-    Without augmentation there is one view, the images as they are, whose features are kept on disk. ``frozen`` turns
-    the uint8 pixels of every view into features beforehand; with ``frozen=None`` the batches are the pixels.
-    """
-
-    def __init__(self, recipe, files, frozen, seed, *, augment, shuffle=False):
-        self.augment, self.affine = augment, RandomAffine(seed=seed)
-        self.pixels = images.load(files["path"], recipe.image_size)
-        self.kept = []
-        if frozen is not None and augment:
-            views = bar(range(min(recipe.views, recipe.epochs)), "augmented views", unit="view")
-            batch = device.settings().predict_batch
-            self.kept = [frozen.predict(self.affine.moved(self.pixels), batch_size=batch, verbose=0) for _ in views]
-        elif frozen is not None:
-            self.kept = [features.load(frozen, self.pixels)]
-        super().__init__(self.pixels, files["label"], recipe.batch_size, seed, shuffle=shuffle)
-
-    def begin(self, epoch):
-        """Make ready for an epoch, counted from 0: its view, in a new order when shuffled."""
-        if self.kept:
-            self.now = self.kept[epoch % len(self.kept)]
-        elif self.augment:
-            self.now = self.affine.moved(self.pixels)
-        super().begin(epoch)
-
-
-def predict(frozen, trained, split, size):
-    """Return one row a file of a split, with the probabilities of the classes: the table of predictions.csv.
-
-    ``frozen`` (or None) and ``trained`` are the two parts of a model, as `models.parts` gives them.
-    """
-    values = images.load(split.table["path"], size)
-    return predictions(split, trained, features.load(frozen, values) if frozen is not None else values)
+def predict(model, inputs):
+    """Return what a model makes of inputs (N, …), a batch at a time: ``Model.predict`` without its input pipeline."""
+    starts = range(0, len(inputs), PREDICT_BATCH)
+    return np.concatenate([model.predict_on_batch(inputs[start : start + PREDICT_BATCH]) for start in starts])
 
 
 def predictions(split, model, inputs):
-    """Return one row a file of a split, with what ``model`` makes of ``inputs``, one a file: see `predict`."""
+    """Return one row per file of a split, with the classes' probabilities: the table of predictions.csv."""
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
-    table[PROBABILITIES] = model.predict(inputs, batch_size=device.settings().predict_batch, verbose=0).round(6)
+    table[PROBABILITIES] = predict(model, inputs).round(6)
     return table
+
+
+def features(frozen, pixels):
+    """Return what a frozen model makes of uint8 pixels (N, size, size, 3): float32 (N, …), computed once per image.
+
+    Each image's features are a file in the user's cache, under a hash of the model (layers, weights, backend) and one
+    of the pixels: another split, fold or seed computes nothing anew. A value takes 4 bytes: 131 KB per image for
+    ResNet50 at 128 px.
+    """
+    if len(pixels) == 0:
+        return np.zeros((0, *frozen.output_shape[1:]), np.float32)
+    folder = cache_dir("features", features_key(frozen))
+    files = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:40]}.npy" for image in pixels]
+    missing = {file: i for i, file in enumerate(files) if not file.exists()}  # a copy of a scan is computed once
+    if missing:
+        for file, row in zip(missing, predict(frozen, pixels[list(missing.values())]), strict=True):
+            with write_file(file) as temporary:
+                np.save(temporary, np.asarray(row, dtype=np.float32))
+    return np.stack([np.load(file) for file in files])
+
+
+def features_key(frozen):
+    """Return what features depend on as 24 hexadecimal digits: layers, settings, weights and backend."""
+    digest = hashlib.sha256(f"{keras.backend.backend()} {frozen.input_shape} {frozen.output_shape}".encode())
+    for layer in models.layers(frozen):  # one by one, so that no number in a nested model's name counts
+        settings = {name: value for name, value in layer.get_config().items() if name != "name"}
+        digest.update(f"{type(layer).__name__} {settings}".encode())
+        for weight in layer.get_weights():
+            digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()[:24]

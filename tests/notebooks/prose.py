@@ -6,7 +6,7 @@ the places that are written. What comes from no result says so: ``<!-- an exampl
 
 import re
 
-from busilib import published, stored, studies
+from busilib import published, runs, studies
 
 FREE = ("an example", "a convention")
 NUMBER = re.compile(r"(?<![\w.,-])[-+−]?\d+(?:\.\d+(?:\s?%)?|\s?%)(?!\.?\d)(<!--\s*(?P<name>.*?)\s*-->)?")
@@ -19,17 +19,17 @@ def values():
     scores = published.A_SCORES.query("part == 'test'")["accuracy"].tolist()
     found = {"A table 1": scores[0], "A table 2": scores[1]}
     found |= {f"B epoch {row.epoch} accuracy": row.accuracy for row in published.B_EPOCHS.itertuples()}
-    for name in stored.tables():
+    for name in runs.stored_names("results/tables"):
         if name.startswith("leaks-"):
-            table = studies.worth(stored.table(name))
+            table = studies.worth(runs.stored_table(name))
             found |= {
                 f"{name} {kind} {column}": table.loc[kind, column] for kind in table.index for column in ("mean",)
             }
         if name.startswith("clean-"):
-            first = stored.table(name).query("seed == 0")
+            first = runs.stored_table(name).query("seed == 0")
             found[f"{name} accuracy"] = studies.accuracy(first)
         if name.startswith("inputs-"):
-            means = stored.table(name).groupby("inputs")["accuracy"].mean()
+            means = runs.stored_table(name).groupby("inputs")["accuracy"].mean()
             found |= {f"{name} {inputs}": value for inputs, value in means.items()}
     return found
 

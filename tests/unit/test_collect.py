@@ -11,7 +11,7 @@ from busilib.errors import RunError
 from busitools import cli, sweep
 
 
-def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), scores=True, recipe=None, dataset="busi"):
+def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), recipe=None, dataset=None):
     """Write a finished run of 100 validation and 100 test files; ``right`` of them are right (validation, test)."""
     folder = home / name
     folder.mkdir(parents=True)
@@ -24,16 +24,20 @@ def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), scor
     table = pd.concat(tables[1:] if protocol == "paper" else tables)
     table.to_csv(folder / "predictions.csv", index=False)
     (folder / "history.csv").write_text("epoch\n1\n", encoding="utf-8")
-    parts = {part: rows for part, rows in table.groupby("split")}
-    split = "paper A" if protocol == "paper" else f"clean, fold {fold + 1} of 5"
+    paper = protocol == "paper"
     info = {
         "key": name, "recipe": (recipe or recipes.get("A-frozen", "full", protocol)).as_dict(), "seed": seed,
-        "dataset": {"name": dataset, "sha256": "0"}, "declared": ["validation = test"] * (protocol == "paper"),
-        "split": {"name": split, "files": {"train": 300}},
+        "dataset": dataset or {"name": "busi", "kind": "busi", "sha256": "0"},
+        "split": {
+            "name": "paper A" if paper else f"clean, fold {fold + 1} of 5", "paper": "A",
+            "protocol": protocol,
+            "fold": fold, "folds": 1 if paper else 5, "seed": seed, "variant": "",
+            "sha256": f"{protocol} {seed} {fold}",
+            "files": {"train": 300, "test": 100}, "declared": ["validation = test"] * paper, "overlaps": {},
+        },
         "weights": {"kind": "none"}, "backend": "tensorflow", "device": "CPU", "seconds": 1.5, "date": "2026-11-24",
+        "scores": {part: metrics.summary(runs.confusion(rows)) for part, rows in table.groupby("split")},
     }  # fmt: skip
-    if scores:
-        info["scores"] = {part: metrics.summary(runs._confusion(rows)) for part, rows in parts.items()}
     (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
     (folder / "model.keras").write_bytes(b"weights")
     return folder
@@ -60,29 +64,6 @@ def test_a_row_holds_settings_scores_and_costs(home):
     assert table.loc["A-frozen-paper", "validation_accuracy"] == table.loc["A-frozen-paper", "test_accuracy"] == 0.8
 
 
-def test_runs_without_scores_in_run_json_are_read_from_their_predictions(tmp_path):
-    record(tmp_path, "A-frozen-x", right=(60, 70), scores=False)
-    record(tmp_path, "A-frozen-y", right=(60, 70))
-    x, y = runs.collect(tmp_path).drop(columns="run").to_dict("records")
-    assert x == y
-
-
-def test_a_real_run_keeps_its_scores(tmp_path):
-    """runs.write adds them, and they are what the predictions say."""
-    folder = record(tmp_path, "given")
-    info = json.loads((folder / "run.json").read_text()) | {"overlaps": {}, "scores": None}
-    info["weights"]["sentence"] = ""
-
-    class Model:
-        def save(self, path):
-            path.touch()
-
-    run = runs.open_run(folder)
-    runs.write(tmp_path / "new", runs.Trained(Model(), run.history, run.predictions, {}), info)
-    new = runs.open_run(tmp_path / "new")
-    assert new.info["scores"] == {part: new.summary(part) for part in ("validation", "test")}
-
-
 def test_means_are_over_seeds_and_folds(home):
     table = runs.means(runs.collect(home), ["test_accuracy"])
     assert list(table.columns) == [
@@ -90,7 +71,7 @@ def test_means_are_over_seeds_and_folds(home):
     ]
     clean = table[table["protocol"] == "clean"].set_index("preprocessing")
     assert clean["runs"].to_dict() == {"own": 3, "rescale": 3}
-    mean, low, high = metrics.mean_interval([0.61, 0.65, 0.63])
+    mean, low, high = metrics.corrected_interval([0.61, 0.65, 0.63], 300, 100)  # three splits of one data set
     assert tuple(clean.loc["own", ["test_accuracy", "test_accuracy_low", "test_accuracy_high"]]) == (mean, low, high)
     assert table.loc[table["protocol"] == "paper", "test_accuracy_low"].isna().all()  # one run has no interval
     by = runs.means(runs.collect(home), ["test_accuracy"], by=["seed"])
@@ -99,10 +80,24 @@ def test_means_are_over_seeds_and_folds(home):
         runs.means(pd.DataFrame())
 
 
-def test_phantoms_of_another_seed_are_of_one_kind(tmp_path):
-    for seed in range(2):
-        record(tmp_path, f"A-frozen-{seed}", seed=seed, dataset=f"phantom-n600-seed{seed}-v1")
-    assert runs.means(runs.collect(tmp_path))["runs"].tolist() == [2]
+def test_weight_seeds_on_one_split_and_data_sets_of_their_own_need_no_correction(tmp_path):
+    """Phantoms of another seed are of one kind, and share no image."""
+    for seed in range(3):
+        data = {
+            "name": f"phantoms {seed}",
+            "kind": "phantom",
+            "n": 600,
+            "seed": seed,
+            "version": 2,
+            "sha256": str(seed),
+        }
+        folder = record(tmp_path, f"A-frozen-{seed}", seed=seed, right=(60, 60 + seed), dataset=data)
+    table = runs.collect(tmp_path)
+    expected = pytest.approx(metrics.mean_interval([0.60, 0.61, 0.62]))
+    columns = ["test_accuracy", "test_accuracy_low", "test_accuracy_high"]
+    assert runs.means(table)["runs"].tolist() == [3] and tuple(runs.means(table)[columns].iloc[0]) == expected
+    one_split = table.assign(dataset_sha256="0", split_sha256="0")
+    assert tuple(runs.means(one_split)[columns].iloc[0]) == expected and folder.is_dir()
 
 
 def test_the_best_is_the_best_by_validation(home):

@@ -10,10 +10,8 @@ import pytest
 
 from busilib import recipes
 from busilib.errors import WeightsError
-from busilib.learning import models
+from busilib.learning import keras, models
 from busilib.learning.models import BACKBONES, Weights, find_weights
-
-import keras  # isort: skip  (after busilib.learning, which loads it quietly)
 
 NONE = Weights("none", "")
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -31,13 +29,21 @@ def mobile():
 
 @pytest.fixture
 def keras_home(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras-home"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras-home"))
     return tmp_path / "keras-home"
 
 
 @pytest.fixture
 def no_download(monkeypatch):
-    monkeypatch.setattr(models, "_download", lambda name: pytest.fail(f"{name} was to be downloaded"))
+    """Whoever would download builds a network with weights="imagenet"."""
+    for name in ("ResNet50", "MobileNetV2", "VGG16"):
+        build = getattr(keras.applications, name)
+
+        def guarded(*given, weights=None, build=build, **named):
+            assert weights is None, "a download"
+            return build(*given, weights=weights, **named)
+
+        monkeypatch.setattr(keras.applications, name, guarded)
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2"])
@@ -56,15 +62,15 @@ def test_own_preprocessing_is_keras_applications(name):
     modules = {"InceptionResNetV2": "inception_resnet_v2", "MobileNetV2": "mobilenet_v2", "ResNet50": "resnet"}
     module = modules.get(name, name.lower())
     expected = getattr(keras.applications, module).preprocess_input(PIXELS.astype("float32"))
-    found = models.preprocessing(recipe(name, preprocessing="own"), NONE)(PIXELS)
+    found = models.preprocessing(name, 32, "own", NONE)(PIXELS)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_allclose(models.preprocessing(recipe(name), NONE)(PIXELS), PIXELS / 255, atol=1e-6)
-    ours = models.preprocessing(recipe(name, preprocessing="own"), Weights("phantom", ""))
+    np.testing.assert_allclose(models.preprocessing(name, 32, "rescale", NONE)(PIXELS), PIXELS / 255, atol=1e-6)
+    ours = models.preprocessing(name, 32, "own", Weights("phantom", ""))
     np.testing.assert_allclose(ours(PIXELS), PIXELS / 255, atol=1e-6)
 
 
 def test_preprocessing_survives_saving(tmp_path):
-    model = models.preprocessing(recipe("ResNet50", preprocessing="own"), NONE)
+    model = models.preprocessing("ResNet50", 32, "own", NONE)
     model.save(tmp_path / "a.keras")
     np.testing.assert_allclose(keras.models.load_model(tmp_path / "a.keras")(PIXELS), model(PIXELS))
 
@@ -170,8 +176,8 @@ def test_too_small_a_picture_is_refused():
 
 
 def test_no_weights_are_named_as_random(keras_home, no_download):
-    for weights, dataset in (("none", "busi"), ("auto", "phantom"), ("auto", "phantom-n60-seed0-v2")):
-        found = find_weights(weights, "VGG16", dataset, "full")
+    for weights, kind in (("none", "busi"), ("auto", "phantom")):
+        found = find_weights(weights, "VGG16", kind, "full")
         assert (found.kind, found.path, found.sha256) == ("none", None, None)
         assert "these are random features" in found.sentence
     with pytest.raises(ValueError, match="backbone 'VGG' does not exist; choose one of: ResNet50"):
@@ -187,10 +193,11 @@ def test_a_quick_run_never_downloads(keras_home, no_download):
 
 
 def test_without_network_auto_goes_on_and_imagenet_says_what_to_do(keras_home, monkeypatch):
-    def fail(name):
+    def fail(*given, **named):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(models, "_download", fail)
+    for name in ("ResNet50", "MobileNetV2"):
+        monkeypatch.setattr(keras.applications, name, fail)
     assert find_weights("auto", "ResNet50", "busi", "full").kind == "phantom"
     assert find_weights("auto", "MobileNetV2", "busi", "full").kind == "none"
     with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\). Put the file at .*notop.h5"):
@@ -235,9 +242,11 @@ def server(tmp_path):
 
 
 def test_keras_downloads_imagenet_once(keras_home, server, mobile, monkeypatch):
+    """Keras' own download, from this machine: only the address is another one. It fixes its folder when imported."""
     import keras.src.applications.mobilenet_v2 as module
 
     folder, address = server
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(keras_home))
     monkeypatch.setattr(module, "BASE_WEIGHT_PATH", address)
     name = BACKBONES["MobileNetV2"].file
     with pytest.raises(WeightsError, match="could not be downloaded .*404"):
@@ -249,7 +258,8 @@ def test_keras_downloads_imagenet_once(keras_home, server, mobile, monkeypatch):
     loaded = models.backbone("MobileNetV2", 32, found, seed=9)
     assert all((a == b).all() for a, b in zip(loaded.get_weights(), mobile.get_weights(), strict=True))
     (folder / name).unlink()
-    monkeypatch.setattr(models, "_download", lambda name: pytest.fail("downloaded twice"))
+    monkeypatch.setattr(module, "BASE_WEIGHT_PATH", "http://127.0.0.1:9/")
+    assert find_weights("imagenet", "MobileNetV2", "busi", "full") == found, "it is downloaded once"
     assert find_weights("imagenet", "MobileNetV2", "busi", "quick") == found, "a quick run takes what is there"
 
 

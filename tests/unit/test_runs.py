@@ -1,6 +1,7 @@
 """runs: the folder and its contract, found again by its key, whole or not at all."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +12,14 @@ import pytest
 from busilib import metrics, recipes, runs
 from busilib.data import images, splits
 from busilib.errors import RunError
-from busilib.learning import models, training
+from busilib.learning import keras, models, training
 
 WEIGHTS = models.Weights("none", "Random features.")
-FILES = {"run.json", "history.csv", "predictions.csv", "model.keras", "model_card.md"}
+FILES = {"run.json", "history.csv", "predictions.csv", "head.keras", "model_card.md"}
 
 
 def small(name="A-frozen", **changes):
     return recipes.get(name, **{"backbone": "Tiny", "image_size": 32, "epochs": 2, "dense": (8,)} | changes)
-
-
-def must_not_train(*given, **named):
-    pytest.fail("it trained again")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +35,22 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(phantoms, split, home):
     """A real network from end to end: MobileNetV2, 32 pixels, two epochs."""
-    recipe = small(backbone="MobileNetV2")
-    return runs.find_or_train(recipe, phantoms, split, training.train, weights=WEIGHTS, seed=0, runs=home)
+    return runs.find_or_train(small(backbone="MobileNetV2"), phantoms, split, weights=WEIGHTS, seed=0, runs=home)
 
 
 @pytest.fixture(scope="module")
 def tiny_run(phantoms, split, home, tiny):
-    return runs.find_or_train(small(), phantoms, split, training.train, weights=WEIGHTS, runs=home)
+    return runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=home)
+
+
+@pytest.fixture
+def training_is(monkeypatch):
+    """Put another function in the place of training."""
+    return lambda function: monkeypatch.setattr(training, "train", function)
+
+
+def must_not_train(*given, **named):
+    pytest.fail("it trained again")
 
 
 def test_the_folder_is_complete(run, home):
@@ -56,14 +62,15 @@ def test_the_folder_is_complete(run, home):
 def test_run_json_has_the_whole_contract_and_no_path(run, split, phantoms):
     info = run.info
     assert {
-        *("key", "recipe", "seed", "start", "dataset", "split", "declared", "overlaps", "weights", "backend"),
-        *("device", "versions", "date", "seconds", "peak_memory_mb", "epochs_run", "epoch_kept", "steps_per_epoch"),
-        *("parameters", "parameters_trained"),
+        *("key", "recipe", "seed", "start", "dataset", "split", "weights", "base", "backend", "device", "versions"),
+        *("date", "seconds", "peak_memory_mb", "epochs_run", "epoch_kept", "steps_per_epoch", "parameters"),
+        *("parameters_trained", "scores"),
     } <= set(info)
-    assert info["recipe"] == small(backbone="MobileNetV2").as_dict()
-    assert info["dataset"] == {"name": phantoms.name, "sha256": phantoms.sha256}
-    assert info["split"] == {"name": "paper A", "sha256": split.sha256, "files": {"test": 9, "train": 51}}
-    assert info["declared"] == ["group", "validation = test"] and info["overlaps"]["validation = test"] == 9
+    assert (
+        info["recipe"] == small(backbone="MobileNetV2").as_dict() and runs.recipe_of(info).as_dict() == info["recipe"]
+    )
+    assert info["dataset"] == phantoms.identity() and info["split"] == json.loads(json.dumps(split.identity()))
+    assert info["split"]["files"] == {"test": 9, "train": 51} and info["split"]["overlaps"]["validation = test"] == 9
     assert info["weights"]["sentence"] == "Random features." and info["start"] is None
     assert info["seconds"] > 0 and info["versions"]["keras"] and info["versions"]["python"]
     for name in ("run.json", "model_card.md", "predictions.csv", "history.csv"):
@@ -73,22 +80,39 @@ def test_run_json_has_the_whole_contract_and_no_path(run, split, phantoms):
         assert not [word for word in text.replace('"', " ").split() if Path(word).is_absolute()]
 
 
-def test_weights_from_a_file_leave_no_path(phantoms, split, home, tiny_run):
-    weights = models.Weights("file", "Weights from mine.h5.", "/home/someone/mine.h5", "f" * 64)
-
-    done = runs.Trained(tiny_run.model(), tiny_run.history, tiny_run.predictions, {})
-    run = runs.find_or_train(small(), phantoms, split, lambda *_, **__: done, weights=weights, runs=home)
-    assert run.info["weights"] == {"kind": "file", "sha256": "f" * 64, "sentence": "Weights from mine.h5."}
-    assert "someone" not in (run.folder / "run.json").read_text(encoding="utf-8")
-
-
-def test_predictions_are_one_row_a_file_and_what_the_saved_model_says(run, split):
+def test_predictions_are_one_row_per_file_and_what_the_saved_model_says(run, split):
     table = run.predictions
     assert sorted(table["file_id"]) == sorted(split.table["file_id"])
     np.testing.assert_allclose(table[runs.PROBABILITIES].sum(axis=1), 1, atol=5e-6)
-    pixels = images.load(split.table["path"], 32)
-    found = run.model().predict(pixels, verbose=0)
-    np.testing.assert_allclose(found, table[runs.PROBABILITIES], atol=1e-4)
+    probabilities = run.model().predict(images.load(split.table["path"], 32), verbose=0)
+    np.testing.assert_allclose(probabilities, table[runs.PROBABILITIES], atol=1e-4)
+
+
+def test_a_frozen_base_is_stored_once_and_a_copied_folder_opens_elsewhere(phantoms, split, home, tiny_run, tmp_path):
+    other = runs.find_or_train(small(dropout=0.1), phantoms, split, weights=WEIGHTS, runs=home)
+    assert other.info["base"] == tiny_run.info["base"] and not other.info["base"]["named"]
+    assert len(list((home / "bases").glob(f"{other.info['base']['sha256'][:32]}*"))) == 1
+    shutil.copytree(home, tmp_path / "copied")
+    moved = runs.open_run(tmp_path / "copied" / tiny_run.name)
+    pixels = images.load(split.table["path"][:5], 32)
+    assert (moved.model().predict(pixels, verbose=0) == tiny_run.model().predict(pixels, verbose=0)).all()
+    shutil.rmtree(tmp_path / "copied" / "bases")
+    with pytest.raises(RunError, match=f"The frozen base of {tiny_run.name} is not here: .*Copy the folder bases/"):
+        moved.model()
+
+
+def test_an_embedded_base_is_not_stored_but_named(phantoms, split, tmp_path):
+    weights = models.find_weights("phantom", "ResNet50")
+    run = runs.find_or_train(small(backbone="ResNet50", epochs=1), phantoms, split, weights=weights, runs=tmp_path)
+    assert run.info["base"]["named"] and not (tmp_path / "bases").exists()
+    assert sum(file.stat().st_size for file in run.folder.iterdir()) < 1e6
+    probabilities = run.model().predict(images.load(split.table["path"][:4], 32), verbose=0)
+    np.testing.assert_allclose(probabilities, run.predictions[runs.PROBABILITIES][:4], atol=1e-4)
+    info = json.loads((run.folder / "run.json").read_text())
+    info["base"]["sha256"] = "0" * 64
+    (run.folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(RunError, match="The phantom weights here are not those that"):
+        runs.open_run(run.folder).model()
 
 
 def test_scores_come_from_the_predictions(run):
@@ -96,77 +120,69 @@ def test_scores_come_from_the_predictions(run):
     truth, predicted = test["label"], test[runs.PROBABILITIES].idxmax(axis=1).str.removeprefix("p_")
     assert test["predicted"].tolist() == predicted.tolist()
     assert run.summary()["accuracy"] == pytest.approx((truth == predicted).mean())
-    assert run.confusion("train").sum() == 51
+    assert run.confusion("train").sum() == 51 and run.info["scores"]["test"] == pytest.approx(run.summary())
     assert np.allclose(test["confidence"], test[runs.PROBABILITIES].max(axis=1))
     with pytest.raises(RunError, match="has no predictions for the validation part"):
         run.summary("validation")
 
 
-def test_the_epoch_kept_is_the_best_by_the_monitor(run):
-    history = run.history
-    assert history["epoch"].tolist() == list(range(1, run.info["epochs_run"] + 1))
-    assert run.info["epoch_kept"] == history.loc[history["val_loss"].idxmin(), "epoch"]
-
-
 def test_the_card_tells_the_scores_and_the_limits(run):
-    card = (run.folder / "model_card.md").read_text(encoding="utf-8")
-    assert "For teaching and research, not for diagnosis." in card
-    assert metrics.text(run.summary()) in card and "validation = test: 9" in card
+    assert "For teaching and research, not for diagnosis." in run.card
+    assert metrics.text(run.summary()) in run.card and "validation = test: 9" in run.card
     row = metrics.per_class(run.confusion(), recipes.CLASSES).loc["benign"]
-    assert f"| benign | 5 | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}]" in card
-    assert "Random features." in card and "MobileNetV2, 32 px" in card
+    assert f"| benign | 5 | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}]" in run.card
+    assert "Random features." in run.card and "backbone MobileNetV2, image_size 32" in run.card
 
 
-def test_a_finished_run_is_found(phantoms, split, home, tiny_run):
-    again = runs.find_or_train(small(), phantoms, split, must_not_train, weights=WEIGHTS, runs=home)
-    assert again.folder == tiny_run.folder
+def test_a_finished_run_is_found(phantoms, split, home, tiny_run, training_is):
+    training_is(must_not_train)
+    assert runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=home).folder == tiny_run.folder
 
 
 class Asked(Exception):
     pass
 
 
-def asked(*given, **named):
-    raise Asked
+def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run, monkeypatch, training_is):
+    def asked(*given, **named):
+        raise Asked
 
-
-def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run, monkeypatch):
+    training_is(asked)
     given = {"recipe": small(), "scans": phantoms, "split": split, "weights": WEIGHTS, "runs": home}
     for changed in (
         {"seed": 1},
         {"recipe": small(learning_rate=0.5)},
-        {"scans": replace(phantoms, sha256="0" * 64)},
+        {"scans": replace(phantoms, table=phantoms.table[1:])},
         {"split": splits.paper_a(phantoms, seed=1)},
         {"split": replace(split, declared=("group", "image", "validation = test"))},
         {"weights": models.Weights("file", "", "x.h5", "a" * 64)},
         {"start": tiny_run},
     ):
         with pytest.raises(Asked):
-            runs.find_or_train(train=asked, **given | changed)
-    monkeypatch.setattr(runs, "CODE", "other code")
-    with pytest.raises(Asked):
-        runs.find_or_train(train=asked, **given)
+            runs.find_or_train(**given | changed)
+    for name, value in (("CODE", {"recipe": "other code"}), ("version", lambda package: f"another {package}")):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, name, value)
+            with pytest.raises(Asked):
+                runs.find_or_train(**given)
 
 
-def test_the_key_covers_the_code_of_learning_and_of_the_images(monkeypatch, tmp_path):
-    import shutil
-
+def test_the_key_covers_what_the_code_does_not_its_words(monkeypatch, tmp_path):
     package = Path(runs.__file__).parent
     for part in ("learning", "data"):
         shutil.copytree(package / part, tmp_path / part)
-    before = runs._code()
+    before = runs._code("learning/models.py", "data/images.py")
     monkeypatch.setattr(runs.busilib, "__file__", str(tmp_path / "__init__.py"))
-    assert runs._code() == before
-    for changed in ("learning/models.py", "data/images.py"):
-        with open(tmp_path / changed, "a", encoding="utf-8") as file:
-            file.write("# changed\n")
-        after = runs._code()
-        assert after != before
-        before = after
+    file = tmp_path / "learning" / "models.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"""Backbones, their weights', '"""Other words') + "\n# a comment\n", encoding="utf-8")
+    assert runs._code("learning/models.py", "data/images.py") == before
+    file.write_text(text + "\nX = 1\n", encoding="utf-8")
+    assert runs._code("learning/models.py", "data/images.py") != before
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_interrupted_training_leaves_no_folder(failure, phantoms, split, tmp_path, tiny_run):
+def test_interrupted_training_leaves_no_folder(failure, phantoms, split, tmp_path, tiny_run, training_is):
     def stopped(*given, **named):
         raise failure
 
@@ -175,88 +191,104 @@ def test_interrupted_training_leaves_no_folder(failure, phantoms, split, tmp_pat
             Path(path).write_bytes(b"half")
             raise failure
 
-    def half(*given, **named):
-        return runs.Trained(Unsaved(), tiny_run.history, tiny_run.predictions, {})
-
-    for train in (stopped, half):
+    half = training.Trained(Unsaved(), tiny_run.history, tiny_run.predictions, {})
+    for train in (stopped, lambda *given, **named: half):
+        training_is(train)
         with pytest.raises(failure):
-            runs.find_or_train(small(), phantoms, split, train, weights=WEIGHTS, runs=tmp_path)
+            runs.find_or_train(small(unfreeze="last"), phantoms, split, weights=WEIGHTS, runs=tmp_path)
         assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     assert runs.collect(tmp_path).empty
 
 
-def test_the_second_phase_names_the_first_and_goes_on_from_it(phantoms, split, home, tiny_run):
+def test_the_second_phase_goes_on_from_the_first_and_says_so(phantoms, split, home, tiny_run):
     recipe = small("A-tuned", dense=(8, 6, 5), epochs=1, learning_rate=1e-9)
-    run = runs.find_or_train(recipe, phantoms, split, training.train, weights=WEIGHTS, start=tiny_run, runs=home)
-    assert run.info["start"] == tiny_run.name
+    run = runs.find_or_train(recipe, phantoms, split, start=tiny_run, runs=home)
+    assert run.info["start"] == tiny_run.name and (run.folder / "model.keras").is_file()
     assert run.info["copied"] == ["batch_norm", "dense_1"]
+    assert run.info["weights"]["sentence"] == f"Random features. Trained further from {tiny_run.name}."
     first, second = (one.model().get_layer("base").get_weights() for one in (tiny_run, run))
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
+def test_the_second_phase_has_the_preprocessing_of_the_first(phantoms, split, tmp_path):
+    """Phantoms' weights want X/255; with "own" and random weights the same recipe would feed other numbers."""
+    recipe = small(backbone="ResNet50", preprocessing="own", epochs=1)
+    weights = models.find_weights("phantom", "ResNet50")
+    first = runs.find_or_train(recipe, phantoms, split, weights=weights, runs=tmp_path)
+    again = small("A-tuned", backbone="ResNet50", preprocessing="own", epochs=1, unfreeze="none")
+    with pytest.raises(RunError, match="began with other weights .* Leave weights out"):
+        runs.find_or_train(again, phantoms, split, weights=WEIGHTS, start=first, runs=tmp_path)
+    second = runs.find_or_train(again, phantoms, split, start=first, runs=tmp_path)
+    assert second.info["weights"]["kind"] == "phantom" and second.info["base"] == first.info["base"]
+    pixels = images.load(split.table["path"][:4], 32)
+    prepared = [one.model().get_layer("preprocessing").predict(pixels, verbose=0) for one in (first, second)]
+    assert (prepared[0] == prepared[1]).all() and prepared[0].max() <= 1
+
+
 def test_the_same_seed_gives_the_same(phantoms, split, tiny_run, tmp_path):
-    again = runs.find_or_train(small(), phantoms, split, training.train, weights=WEIGHTS, runs=tmp_path)
-    tables = [one.predictions[runs.PROBABILITIES] for one in (tiny_run, again)]
-    np.testing.assert_allclose(*tables, atol=1e-5)
+    again = runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=tmp_path)
+    np.testing.assert_allclose(*(one.predictions[runs.PROBABILITIES] for one in (tiny_run, again)), atol=1e-5)
     assert again.name == tiny_run.name and again.folder != tiny_run.folder
 
 
 def test_paper_b_with_its_views(phantoms, home, tiny):
     split = splits.paper_b(phantoms)
-    recipe = small("B-frozen", views=2, epochs=3)
-    run = runs.find_or_train(recipe, phantoms, split, training.train, weights=WEIGHTS, runs=home)
+    run = runs.find_or_train(small("B-frozen", views=2, epochs=3), phantoms, split, weights=WEIGHTS, runs=home)
     assert run.info["steps_per_epoch"] == -(-run.info["split"]["files"]["train"] // 8)
-    assert run.info["overlaps"]["image"] > 0 and set(run.predictions["kind"]) == {"scan", "mask"}
+    assert run.info["split"]["overlaps"]["image"] > 0 and set(run.predictions["kind"]) == {"scan", "mask"}
     assert run.info["epoch_kept"] == run.history.loc[run.history["val_accuracy"].idxmax(), "epoch"]
     assert run.summary("validation")["n"] == len(split.part("validation"))
 
 
-def test_collect_has_one_row_a_run(run, tiny_run, home):
+def test_collect_has_one_row_per_run(run, tiny_run, home):
     half = home / ".A-frozen-half-written"
     half.mkdir()
     (half / "run.json").write_text("{", encoding="utf-8")
     try:
         table = runs.collect(home)
     finally:
-        (half / "run.json").unlink()
-        half.rmdir()
-    assert sorted(table["run"]) == sorted(path.parent.name for path in home.glob("A-*/run.json")) + sorted(
-        path.parent.name for path in home.glob("B-*/run.json")
-    )
+        shutil.rmtree(half)
+    assert sorted(table["run"]) == sorted(path.parent.name for path in home.glob("[AB]-*/run.json"))
     row = table.set_index("run").loc[run.name]
     assert row["test_accuracy"] == pytest.approx(run.summary()["accuracy"])
     assert row["test_accuracy_low"] <= row["test_accuracy"] <= row["test_accuracy_high"]
-    assert (row["backbone"], row["split"], row["seed"]) == ("MobileNetV2", "paper A", 0)
+    assert (row["backbone"], row["split"], row["seed"], row["train"], row["test"]) == (
+        "MobileNetV2",
+        "paper A",
+        0,
+        51,
+        9,
+    )
     assert runs.collect(home.parent / "none").empty
 
 
-def test_an_incomplete_folder_is_refused(tiny_run, phantoms, split, tmp_path):
-    folder = tmp_path / tiny_run.name
-    folder.mkdir()
-    (folder / "run.json").write_text("{}", encoding="utf-8")
+def test_an_incomplete_folder_is_refused(tiny_run, phantoms, split, tmp_path, training_is):
+    training_is(must_not_train)
+    (tmp_path / tiny_run.name).mkdir()
+    (tmp_path / tiny_run.name / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"is no finished run: history.csv, predictions.csv missing. Name another"):
-        runs.open_run(folder)
+        runs.open_run(tmp_path / tiny_run.name)
     with pytest.raises(RunError, match="is no finished run"):  # and nothing is trained to be thrown away
-        runs.find_or_train(small(), phantoms, split, must_not_train, weights=WEIGHTS, runs=tmp_path)
-    with pytest.raises(RunError, match="run.json, history.csv, predictions.csv missing"):
-        runs.open_run(tmp_path / "nowhere")
+        runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=tmp_path)
 
 
-def test_a_run_by_someone_else_needs_no_model(tmp_path, run):
-    for name in ("run.json", "history.csv"):
-        (tmp_path / name).write_bytes((run.folder / name).read_bytes())
-    table = pd.DataFrame({"file_id": ["a", "b"], "split": "test", "label": ["normal", "benign"]})
-    table[runs.PROBABILITIES] = [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]]
-    table.to_csv(tmp_path / "predictions.csv", index=False)
-    assert runs.open_run(tmp_path).confusion().tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+def test_stored_results_say_on_what_they_were_measured():
+    assert {"A-frozen-paper", "B-frozen-paper"} <= set(runs.stored_names())
+    for name in runs.stored_names():
+        result = runs.stored(name)
+        assert result["dataset"]["name"] == "busi" and result["date"] in runs.sentence(result)
+        summary = result["parts"]["test"]["summary"]
+        assert summary["right"] == np.trace(result["parts"]["test"]["confusion"])
+        assert len(pd.DataFrame(result["history"])) == result["epochs_run"]
+    table = runs.stored_table("leaks-ResNet50")
+    assert len(table) and table.attrs["weights"]["sentence"]
+    with pytest.raises(RunError, match="There is no stored result 'none'; there are: A-frozen-paper"):
+        runs.stored("none")
 
 
-def test_auto_is_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
-    assert runs.place() == tmp_path / "runs" and runs.place().is_dir()
-    assert runs.place(tmp_path / "mine") == tmp_path / "mine"
-
-
-def test_run_json_is_plain_json(run):
-    text = (run.folder / "run.json").read_text(encoding="utf-8")
-    assert json.loads(text) == run.info and text.endswith("}\n")
+def test_no_model_no_prediction(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "kept")
+    (tmp_path / "kept" / "head.keras").unlink()
+    with pytest.raises(RunError, match="its model was not kept"):
+        runs.open_run(tmp_path / "kept").model()
+    assert keras.backend.backend() == tiny_run.info["backend"]
