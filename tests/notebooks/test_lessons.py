@@ -37,26 +37,24 @@ def test_03_runs_with_other_parameters(tmp_path, phantom_dir):
     )
     assert done.error is None
     assert "clean, fold 2 of 5" in text(done.output)
-    found = runs.collect(tmp_path / "runs")
-    assert sorted(found["name"]) == ["A-frozen", "A-tuned"]
-    assert set(found["image_size"]) == {32} and set(found["preprocessing"]) == {"own"}
+    table = runs.collect(tmp_path / "runs")
+    assert sorted(table["name"]) == ["A-frozen", "A-tuned"]
+    assert set(table["image_size"]) == {32} and set(table["preprocessing"]) == {"own"} and set(table["fold"]) == {1}
 
 
 @pytest.fixture(scope="module")
 def quick():
     """The quick runs of lessons 03 and 04: found when the lessons have run in this session, trained now otherwise."""
-    from busilib.learning import models, training
+    from busilib.learning import models
 
-    scans = data.load("phantom", profile="quick", seed=0)
-    found = {}
+    scans, quick_runs = data.load("phantom"), {}
     for paper in "AB":
-        split, start = splits.make(paper, "paper", scans, seed=0), None
+        start = None
         for name in (f"{paper}-frozen", f"{paper}-tuned"):
-            recipe = recipes.get(name, "quick")
-            weights = models.find_weights("auto", recipe.backbone, scans.name, "quick")
-            start = runs.find_or_train(recipe, scans, split, training.train, weights=weights, seed=0, start=start)
-            found[name] = start
-    return found
+            recipe, split = splits.plan(name, scans)
+            weights = None if start else models.find_weights("auto", recipe.backbone, scans.kind)
+            start = quick_runs[name] = runs.find_or_train(recipe, scans, split, weights=weights, start=start)
+    return quick_runs
 
 
 @pytest.mark.parametrize("name", ["A-frozen", "A-tuned", "B-frozen", "B-tuned"])
@@ -68,11 +66,11 @@ def test_quick_training_is_real(quick, name):
 def test_the_phantoms_plant_the_leaks():
     """What lesson 07 measures on phantoms, found when it has run in this session."""
     from busilib import studies
-    from busilib.learning import heads, models
+    from busilib.learning import models
 
-    scans, recipe = data.load("phantom", profile="quick", seed=0), recipes.study("quick")
-    base = heads.Heads(recipe, models.find_weights("none", recipe.backbone))
-    worth = studies.worth(pd.concat([studies.leaks_of(base, scans, seed) for seed in range(5)]))
+    scans, recipe = data.load("phantom"), recipes.study("quick")
+    weights = models.find_weights("none", recipe.backbone)
+    worth = studies.worth(pd.concat([studies.leaks_of(recipe, weights, scans, seed) for seed in range(5)]))
     assert (worth.loc[["copies", "masks", "best epoch"], "mean"] > 0).all() and worth.loc["masks", "low"] > 0, worth
     # Early stopping on the test part: five seeds cannot tell its worth from nothing, on BUSI neither.
     assert worth.loc["validation", "high"] > 0, worth
