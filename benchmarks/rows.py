@@ -1,11 +1,10 @@
 """One row of the benchmarks' table, and what the measuring modules share.
 
-A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. It raises `Skipped` where it cannot run at
-all, and gives a `not_measured` row for a figure that cannot be had here: bench.py then keeps the earlier one.
+A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. What cannot be measured on a machine is a
+`not_measured` row: bench.py then leaves the earlier one in its place.
 """
 
 import contextlib
-import math
 import operator
 import os
 import statistics
@@ -13,12 +12,10 @@ import subprocess
 import threading
 import time
 
-COLUMNS = ("name", "ours", "other", "ratio", "unit", "target", "reached", "device", "note")
+import busilib
+
+COLUMNS = ("name", "ours", "other", "ratio", "unit", "target", "reached", "device", "date", "version", "note")
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
-
-
-class Skipped(Exception):
-    """A module cannot measure on this machine; the message says why."""
 
 
 def row(name, ours, unit, other=None, better="higher", target=None, note="", device=None):
@@ -32,40 +29,21 @@ def row(name, ours, unit, other=None, better="higher", target=None, note="", dev
         target: "ratio >= 10" or "ours <= 0.3"; None when there is none.
         note: what ``other`` is, what it was measured on.
         device: what computed; None for the processor, see `gpu` for the other one.
-
-    Raises ValueError for figures that are no finite numbers, or a target that cannot be read.
     """
-    for figure in (ours, other):
-        if figure is not None and not math.isfinite(figure):
-            raise ValueError(f"{name}: {figure} is no result")
-    ratio = None
-    if other is not None:
-        ratio = ours / other if better == "higher" else other / ours
-    values = (name, ours, other, ratio, unit, target, _reached(name, target, ours, ratio), device or cpu(), note)
-    return {key: _rounded(value) for key, value in zip(COLUMNS, values, strict=True)}
+    ratio = None if other is None else ours / other if better == "higher" else other / ours
+    reached = None
+    if target is not None:
+        what, sign, limit = target.split()
+        reached = COMPARISONS[sign]({"ours": ours, "ratio": ratio}[what], float(limit))
+    # Four significant digits: more are noise in a file that is committed.
+    ours, other, ratio = (None if value is None else float(f"{value:.4g}") for value in (ours, other, ratio))
+    where = (device or cpu(), time.strftime("%Y-%m-%d"), busilib.__version__)
+    return dict(zip(COLUMNS, (name, ours, other, ratio, unit, target, reached, *where, note), strict=True))
 
 
 def not_measured(name, reason, target=None):
-    """Return the row of a figure that cannot be had here; bench.py keeps the earlier row of that name, if any."""
+    """Return the row of a figure that cannot be had here."""
     return dict.fromkeys(COLUMNS) | {"name": name, "target": target, "note": f"not measured: {reason}"}
-
-
-def _reached(name, target, ours, ratio):
-    if target is None:
-        return None
-    try:
-        what, sign, limit = target.split()
-        value, compare, limit = {"ours": ours, "ratio": ratio}[what], COMPARISONS[sign], float(limit)
-    except (KeyError, ValueError):
-        raise ValueError(f'{name}: the target {target!r} is not like "ratio >= 10" or "ours <= 0.3"') from None
-    if value is None:
-        raise ValueError(f"{name}: the target {target!r} needs something to compare with")
-    return bool(compare(value, limit))
-
-
-def _rounded(value):
-    """Keep four significant digits of a number: more are noise in a file that is committed."""
-    return float(f"{value:.4g}") if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def cpu():
@@ -75,8 +53,8 @@ def cpu():
 
 def gpu():
     """Return the name of the first NVIDIA GPU, or None."""
+    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         names = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
