@@ -97,7 +97,11 @@ RIGHT = {"DATASET": "2024", "PROTOCOL": "clean", "SEED": 3, "DROPOUT": 0, "UNFRE
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("DATASET", 2024, r"DATASET is 2024; it must be a text \(papermill keeps it as you typed it with -r DATASET TEXT"),
+        (
+            "DATASET",
+            2024,
+            r"DATASET is 2024; it must be a text \(papermill keeps it as you typed it with -r DATASET TEXT",
+        ),
         ("WEIGHTS", None, "WEIGHTS is None; it must be a text .* -r WEIGHTS TEXT"),
         ("SEED", "seven", "SEED is 'seven'; it must be a whole number, 0 or more"),
         ("SEED", -1, "0 or more"),
