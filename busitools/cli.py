@@ -101,9 +101,9 @@ def _dry_run(grid, out, slurm):
 
     plans = sweep.plans(grid, out)
     for plan in plans:
-        state = "finished" if plan.target.is_dir() else "to do"
+        state = "finished" if plan.finished() else "to do"
         print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
-    print(f"{len(plans)} executions, {sum(plan.target.is_dir() for plan in plans)} of them finished")
+    print(f"{len(plans)} executions, {sum(plan.finished() is not None for plan in plans)} of them finished")
     if slurm:
         print("\nEach job is submitted with:\n\n" + sweep.job_script(grid))
 

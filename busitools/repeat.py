@@ -53,7 +53,7 @@ def _recipe(info):
     """Return the Recipe, or the comparator, that a run.json tells of."""
     if info["recipe"]["name"] in PAPERS:
         return runs.recipe_of(info)
-    return comparators.get(profile="full", **{key: value for key, value in info["recipe"].items() if key != "title"})
+    return comparators.get(**info["recipe"])
 
 
 def _scans(identity, dataset):

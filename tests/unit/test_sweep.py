@@ -19,7 +19,7 @@ import pytest
 
 from busilib.errors import LessonError
 from busitools import cli, notebooks, sweep
-from tests.unit.test_notebooks import notebook
+from tests.unit.test_batch import notebook
 
 PARAMETERS = 'MODE = "ok"\nSEED = 0\nFOLD = 0\nPROTOCOL = "paper"\nRATE = 0.5\nPLACE = ""\nRUNS = "auto"'
 CODE = """
