@@ -51,7 +51,7 @@ def clear(*kinds):
 def write_file(target):
     """Yield a temporary path beside ``target``; rename it to ``target`` only when the block ends without error."""
     target = Path(target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=f"-{target.name}", dir=target.parent)
     os.close(handle)
     try:
         yield Path(name)

@@ -81,5 +81,6 @@ def _weights(identity, recipe, file):
 
 def _same(what, thing, identity):
     if thing.sha256 != identity["sha256"]:
-        raise RunError(f"Its {what} cannot be had again: {identity.get('name') or identity['sentence']} is another now")
+        name = identity.get("name") or identity["sentence"]
+        raise RunError(f"Its {what} cannot be had again, for what there is now is not the same: {name}")
     return thing

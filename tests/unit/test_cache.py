@@ -43,6 +43,8 @@ def test_a_file_is_written_whole(tmp_path):
     with cache.write_file(target) as working:
         working.write_text("two", encoding="utf-8")
     assert target.read_text(encoding="utf-8") == "two" and list(tmp_path.iterdir()) == [target]
+    with cache.write_file(tmp_path / "a.weights.h5") as working:  # Keras wants the whole ending
+        assert working.name.endswith(".weights.h5") and working.name.startswith(".")
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
