@@ -10,6 +10,10 @@ from pathlib import Path
 
 import platformdirs
 
+from busilib.errors import DataError
+
+PRECIOUS = ("runs", "busi")  # cleared only when they are named: hours of training, and what a person has asked for
+
 
 def cache_dir(*parts):
     """Return a folder of the user's cache as a Path, made when it is missing.
@@ -22,11 +26,32 @@ def cache_dir(*parts):
     return folder
 
 
+def sizes():
+    """Return what the cache holds, as a dict: kind (the name of a folder in it) → bytes."""
+    folders = [folder for folder in sorted(cache_dir().iterdir()) if folder.is_dir()]
+    return {f.name: sum(file.lstat().st_size for file in f.rglob("*") if not file.is_dir()) for f in folders}
+
+
+def clear(*kinds):
+    """Remove these kinds from the cache, or all but `PRECIOUS`; return what went, as `sizes` does.
+
+    Raises DataError, before anything is removed, for a kind that the cache does not hold.
+    """
+    held = sizes()
+    for kind in kinds:
+        if kind not in held:
+            raise DataError(f"The cache holds no {kind!r}. It holds: {', '.join(held) or 'nothing'}")
+    gone = {kind: size for kind, size in held.items() if kind in (kinds or set(held) - set(PRECIOUS))}
+    for kind in gone:
+        shutil.rmtree(cache_dir() / kind)
+    return gone
+
+
 @contextmanager
 def write_file(target):
     """Yield a temporary path beside ``target``; rename it to ``target`` only when the block ends without error."""
     target = Path(target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=f"-{target.name}", dir=target.parent)
     os.close(handle)
     try:
         yield Path(name)

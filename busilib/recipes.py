@@ -7,6 +7,8 @@ choose; the reason stands beside it). A = Ningsih & Alamsyah 2023 (ResNet50). B 
 
 from dataclasses import asdict, dataclass, fields, replace
 
+from busilib.errors import LessonError
+
 CLASSES = ("benign", "malignant", "normal")
 PROBABILITIES = [f"p_{name}" for name in CLASSES]  # the columns of predictions
 
@@ -121,6 +123,24 @@ PROFILES = {
     "full": {"phantoms": 780, "folds": 5, "study": {}},
 }
 PROTOCOLS = ("paper", "clean")
+CHOICES = {
+    "preprocessing": ("rescale", "own"),
+    "unfreeze": ("none", "block", "last", "all"),
+    "monitor": ("val_loss", "val_accuracy"),
+}
+# Every parameter that a lesson has: the type of its values, or the values that there are.
+PARAMETERS = {
+    **dict.fromkeys(("DATASET", "WEIGHTS", "RUNS", "WEIGHTS_B", "WEIGHTS_2"), str),
+    **dict.fromkeys(("LAYER", "BACKBONE", "BACKBONE_2", "EXTERNAL", "BASE"), str),
+    **dict.fromkeys(("SEED", "SEEDS", "FOLD", "FOLDS", "IMAGE_SIZE", "EPOCHS", "MISTAKES", "WORKERS"), int),
+    **dict.fromkeys(("LEARNING_RATE", "DROPOUT", "ROTATION", "SHEAR", "ZOOM", "WATTS"), float),
+    "PROTOCOL": PROTOCOLS,
+    "PROFILE": tuple(PROFILES),
+    "PREPROCESSING": ("auto", *CHOICES["preprocessing"]),
+    "UNFREEZE": CHOICES["unfreeze"],
+    "FILL_MODE": ("nearest", "reflect", "constant", "wrap"),
+}
+_NUMBERS = {int: "a whole number, 0 or more", float: "a number, 0 or more"}
 
 
 def get(name, profile="quick", protocol="paper", **changes):
@@ -140,9 +160,8 @@ def get(name, profile="quick", protocol="paper", **changes):
     for key in changes:
         _one_of("setting", key, [field.name for field in fields(Recipe)])
     recipe = replace(Recipe(name=name, **values), **changes)
-    _one_of("preprocessing", recipe.preprocessing, ("rescale", "own"))
-    _one_of("unfreeze", recipe.unfreeze, ("none", "block", "last", "all"))
-    _one_of("monitor", recipe.monitor, ("val_loss", "val_accuracy"))
+    for key, allowed in CHOICES.items():
+        _one_of(key, getattr(recipe, key), allowed)
     if min(recipe.batch_size, recipe.views, *recipe.dense) < 1 or (recipe.patience is not None and recipe.patience < 1):
         raise ValueError("batch_size, views, patience and the widths of the dense layers must be 1 or more")
     if recipe.image_size < 32 or recipe.epochs < 1 or not 0 <= recipe.dropout < 1 or recipe.learning_rate <= 0:
@@ -153,6 +172,28 @@ def get(name, profile="quick", protocol="paper", **changes):
 def study(profile="quick", protocol="paper", **changes):
     """Return paper A's first phase as lessons 07 and 08 train it, dozens of times: `get` with the profile's savings."""
     return get("A-frozen", profile, protocol, **profile_values(profile)["study"] | changes)
+
+
+def check_parameters(values):
+    """Return nothing, or raise LessonError for a lesson's parameter of the wrong type or an unknown choice.
+
+    Args:
+        values: names and values, ``globals()`` in a lesson. Names that are in no lesson may have any value.
+    """
+    for name, wanted in PARAMETERS.items():
+        if name in values and not _fits(values[name], wanted):
+            if wanted is str:  # papermill's -p makes a number, True or None of a text that looks like one
+                words = f"a text (papermill keeps it as you typed it with -r {name} TEXT)"
+            else:
+                words = _NUMBERS.get(wanted) or f"one of: {', '.join(wanted)}"
+            raise LessonError(f"{name} is {values[name]!r}; it must be {words}")
+
+
+def _fits(value, wanted):
+    if wanted in _NUMBERS:
+        numbers = int if wanted is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, str) and (wanted is str or value in wanted)
 
 
 def profile_values(profile):

@@ -4,26 +4,46 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 """
 
 import ast
+import asyncio
 import contextlib
+import copy
 import difflib
 import html
+import json
+import logging
 import os
 import re
 import shutil
+import signal
 import tempfile
+import threading
 import time
+import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
+import nbformat
+import papermill
+import psutil
+from jupyter_client import AsyncKernelManager
+from traitlets.config import Config
+
+from busilib import recipes
 from busilib.cache import bar
 from busilib.errors import LessonError
+
+INTERVAL = 0.5  # seconds between two looks at an execution
+logging.getLogger("papermill").setLevel(logging.ERROR)  # it tells of every notebook that it opens
 
 
 @dataclass(frozen=True)
 class Execution:
     """One executed notebook: the copy with its outputs, seconds, and the error when it failed (else None).
 
-    ``runs`` are the names of the runs that it trained or found.
+    ``runs`` are the names of the runs that it trained or found. ``processor`` are the processor seconds of its kernel
+    and of what the kernel started, up to the last cell that ended; None when no cell did.
     """
 
     lesson: Path
@@ -31,6 +51,7 @@ class Execution:
     seconds: float
     error: str | None = None
     runs: tuple[str, ...] = ()
+    processor: float | None = None
 
 
 def folder():
@@ -44,24 +65,22 @@ def folder():
 
 def lessons(names=()):
     """Return the notebooks, sorted; ``names`` are numbers ("03"), file names or paths, all lessons when empty."""
-    found = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
+    paths = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
     if not names:
-        return found
+        return paths
     chosen = []
     for name in names:
-        matches = [path for path in found if name in (path.name[:2], path.stem, path.name)]
+        matches = [path for path in paths if name in (path.name[:2], path.stem, path.name)]
         if not matches and Path(name).is_file():
             matches = [Path(name)]
         if not matches:
-            raise LessonError(f"Lesson {name!r} does not exist. There are: {', '.join(path.stem for path in found)}")
+            raise LessonError(f"Lesson {name!r} does not exist. There are: {', '.join(path.stem for path in paths)}")
         chosen += matches
     return chosen
 
 
 def parameters(notebook):
     """Return the names and values of a notebook's parameters cell, which holds plain assignments, as a dict."""
-    import nbformat
-
     cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise LessonError(f"{Path(notebook).name} has {len(cells)} cells tagged 'parameters'; it must have one")
@@ -73,14 +92,14 @@ def parameters(notebook):
 
 
 def check_parameters(notebook, given):
-    """Return ``given`` with values of the right type; raise LessonError for a name or type that does not fit."""
-    known, checked = parameters(notebook), {}
+    """Return ``given`` with values of the right type; raise LessonError for a name or value that does not fit."""
+    defaults, checked = parameters(notebook), {}
     for name, value in given.items():
-        if name not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
+        if name not in defaults:
+            close = difflib.get_close_matches(name.upper(), defaults, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise LessonError(f"{Path(notebook).stem} has no parameter {name}.{hint} It has: {', '.join(known)}")
-        default = known[name]
+            raise LessonError(f"{Path(notebook).stem} has no parameter {name}.{hint} It has: {', '.join(defaults)}")
+        default = defaults[name]
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if default is not None and type(value) is not type(default):
@@ -89,201 +108,267 @@ def check_parameters(notebook, given):
                 f"it must be {type(default).__name__}, like {default!r}"
             )
         checked[name] = value
+    recipes.check_parameters(checked)
     return checked
 
 
 def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     """Execute one lesson with other parameters into ``output`` and return an Execution.
 
-    When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt. Twice a second
-    ``watch(state)`` is called with a `engine.State`; a reason (text) that it returns stops the kernel. ``env``
-    is added to the kernel's environment; ``cwd`` is the folder where it starts, this process's own when None.
-    Raises LessonError for a parameter that does not fit, before anything starts.
+    When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt.
+
+    Args:
+        given: values of parameters; LessonError for one that does not fit, before anything starts.
+        watch: called twice a second with the `Progress`; a reason (text) that it returns stops the kernel.
+        env: added to the kernel's environment.
+        cwd: the folder where the kernel starts, this process's own when None.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    from busitools import engine
-
     given, output = check_parameters(notebook, given or {}), Path(output)
-    weights = durations(output)
+    code = sum(cell.cell_type == "code" for cell in nbformat.read(notebook, as_version=4).cells)
     output.parent.mkdir(parents=True, exist_ok=True)
     trace = output.with_suffix(".traceback.txt")
     trace.unlink(missing_ok=True)
-    began, error, details = time.perf_counter(), None, ""
-    with tempfile.TemporaryDirectory(prefix="busilib-") as folder:
-        report = Path(folder) / "report.jsonl"
+    error, details = None, ""
+    with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
+        progress = Progress(Path(scratch) / "report.jsonl", code + bool(given))  # papermill adds a cell of values
         # A bar in a notebook that nobody watches would only be stored in it.
-        own = {"BUSILIB_PROGRESS": "0", "BUSILIB_REPORT": str(report)}
+        silent = {"BUSILIB_PROGRESS": "0", "BUSILIB_REPORT": str(progress.report)}
+        start = {"env": os.environ | silent | (env or {}), "cwd": cwd}
+
+        class Kernel(AsyncKernelManager):
+            def start_kernel(self, **options):
+                progress.kernel = self
+                return super().start_kernel(**options | start)
+
         try:
-            papermill.execute_notebook(
-                str(notebook), str(output), given,
-                engine_name="busilib", kernel_name="python3", config=kernel_config(), progress_bar=False,
-                env=os.environ | own | (env or {}), folder=cwd, watch=watch or (lambda state: None),
-                report=report, weights=weights,
-            )  # fmt: skip
+            with progress.shown_to(watch or (lambda progress: None)):
+                papermill.execute_notebook(
+                    str(notebook), str(output), given, kernel_name="python3", progress_bar=False, start_timeout=180,
+                    config=kernel_config(), kernel_manager_class=Kernel,
+                    on_cell_execute=progress.cell_starts, on_cell_executed=progress.cell_ended,
+                    extra_arguments=["--IPKernelApp.log_level=50"],  # else it speaks of the interrupt that ends it
+                )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
             details = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
-        except engine.Stopped as failure:
-            error = str(failure)
-        except DeadKernelError:
-            error = "a cell: the kernel died, perhaps for want of memory"
         except OSError as failure:  # the disk is full, for instance
             error = f"{output.name} could not be written: {failure.strerror or failure}"
-        except RuntimeError as failure:  # what nbclient raises when a kernel does not answer
-            error = f"the start: {failure}"
-        runs = dict.fromkeys(event["run"] for event in engine.events(report) if "run" in event)
+        except RuntimeError as failure:  # what nbclient raises when a kernel dies or does not answer
+            error = progress.reason or f"the kernel died or gave no answer, perhaps for want of memory: {failure}"
+        runs = tuple(dict.fromkeys(event["run"] for event in progress.events() if "run" in event))
     if error is not None:
         with contextlib.suppress(OSError):
             trace.write_text(f"{error}\n\n{details}\n", encoding="utf-8")
-    return Execution(Path(notebook), output, time.perf_counter() - began, error, tuple(runs))
-
-
-def durations(output):
-    """Return the seconds that each cell took when ``output`` was last executed; None when that is not known."""
-    import nbformat
-
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no copy, or not a whole one
-        cells = nbformat.read(output, as_version=4).cells
-        return [float(cell.metadata["papermill"]["duration"]) for cell in cells]
+    return Execution(Path(notebook), output, time.monotonic() - progress.began, error, runs, progress.processor)
 
 
 def kernel_config():
     """Return the kernel manager's settings: encrypt where it can be had, or ipykernel 7.3 warns at every start."""
-    from jupyter_client import KernelManager
-    from traitlets.config import Config
-
-    has_it = "transport_encryption" in KernelManager.class_trait_names()
+    has_it = "transport_encryption" in AsyncKernelManager.class_trait_names()
     return Config({"KernelManager": {"transport_encryption": "auto"}} if has_it else {})
 
 
+class Progress:
+    """How far an execution is: ``cell`` (from 1) of ``cells`` code cells; ``epoch`` of ``epochs``, 0 when none runs.
+
+    ``seconds`` have passed; ``share`` in [0, 1] is what is done; ``processor`` as in `Execution`.
+    """
+
+    def __init__(self, report, cells):
+        self.report, self.cells, self.began = report, cells, time.monotonic()
+        self.cell = self.epoch = self.epochs = self.seconds = self.share = self.offset = 0
+        self.kernel = self.reason = self.processor = None
+
+    def cell_starts(self, **_):
+        """A hook of nbclient. The epochs of the cell before are not this one's."""
+        self.cell, self.offset = self.cell + 1, len(self.events())
+
+    def cell_ended(self, **_):
+        """A hook of nbclient."""
+        with contextlib.suppress(psutil.Error, AttributeError):
+            process = psutil.Process(self.kernel.provisioner.pid)
+            # Of each process its own times, and those of its children that have ended.
+            self.processor = sum(sum(one.cpu_times()[:4]) for one in (process, *process.children(recursive=True)))
+
+    @contextlib.contextmanager
+    def shown_to(self, watch):
+        """Call ``watch`` twice a second, in a thread, for the length of a with block; a reason stops the kernel."""
+        over = threading.Event()
+
+        def look():
+            while not over.wait(INTERVAL):
+                epochs = [(event["epoch"], event["epochs"]) for event in self.events(self.offset) if "epoch" in event]
+                self.epoch, self.epochs = epochs[-1] if epochs else (0, 0)
+                self.seconds = time.monotonic() - self.began
+                self.share = (max(self.cell - 1, 0) + self.epoch / max(self.epochs, 1)) / self.cells
+                self.reason = self.reason or watch(self)
+                if self.reason:
+                    self.cell_ended()
+                    # However busy it is, nbclient finds it dead. There is none before it has started.
+                    with contextlib.suppress(RuntimeError, AttributeError, OSError):
+                        asyncio.run(self.kernel.signal_kernel(getattr(signal, "SIGKILL", signal.SIGTERM)))
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def events(self, start=0):
+        """Return what `busilib.cache.report` wrote, after the first ``start`` events: a list of dicts."""
+        text = self.report.read_text(encoding="utf-8") if self.report.exists() else ""
+        return [json.loads(line) for line in text.split("\n")[start:-1]]  # the last line is not whole yet
+
+
 def run(names=(), out="runs/quick", given=None):
-    """Execute lessons into a folder; write index.html there; return one Execution a lesson.
+    """Execute lessons into a folder, with a page of each and an index.html; yield an Execution as each ends.
 
-    A bar shows lesson, cell and epoch, and about how long it will take.
-
-    A parameter is given to the lessons that have it; one that none of them has is refused.
+    A bar shows lesson, cell and epoch, and about how long it will take. A parameter is given to the lessons that have
+    it; LessonError for one that none of them has, before anything runs.
     """
     chosen, given, out = lessons(names), given or {}, Path(out)
-    known = {path: set(parameters(path)) for path in chosen}
+    defaults = {path: parameters(path) for path in chosen}
     for name in given:
-        if not any(name in names for names in known.values()):
+        if not any(name in names for names in defaults.values()):
             check_parameters(chosen[0], {name: given[name]})
-    for path in chosen:
-        check_parameters(path, {k: v for k, v in given.items() if k in known[path]})
-    out.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for path, names in defaults.items():
+        values = {name: read_value(value, names[name]) for name, value in given.items() if name in names}
+        jobs.append((path, out / path.name, check_parameters(path, values)))
     executions = []
-    for number, path in enumerate(chosen, start=1):
-        own = {key: value for key, value in given.items() if key in known[path]}
-        with bar(total=1.0, bar_format=LIVE) as line:
-            watch = live(line, f"{number} of {len(chosen)}: {path.stem}")
-            executions.append(execute(path, out / path.name, own, watch=watch))
-        page(executions[-1].output)
-    index(executions, out)
-    return executions
+    for done in _each(jobs):
+        page(done.output)
+        executions.append(done)
+        index(executions, out)
+        yield done
 
 
-LIVE = "{desc} {bar:20} {elapsed}, about {remaining} left"
+def read_value(text, default):
+    """Return a parameter's value: a text as it is where the default is one, else as Python reads it ("3" → 3)."""
+    if isinstance(text, str) and not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
+    return text
 
 
-def live(line, name):
-    """Return a watch for `execute` that shows on a bar in which cell and epoch a notebook is."""
-
-    def watch(state):
-        epoch = f", epoch {state.epoch} of {state.epochs}" if state.epochs else ""
-        line.set_description_str(f"{name}, cell {state.cell} of {state.cells}{epoch}", refresh=False)
-        line.n = round(state.share, 4)
-        line.refresh()
-
-    return watch
+def _each(jobs):
+    """Yield the Execution of each (lesson, output, parameters), with a live bar while it lasts."""
+    for number, (path, output, given) in enumerate(jobs, start=1):
+        with bar(total=1.0, bar_format="{desc} {bar:20} {elapsed}, about {remaining} left", leave=False) as line:
+            watch = partial(_draw, line, f"{number} of {len(jobs)}: {path.stem}")
+            done = execute(path, output, given, watch=watch)
+        yield done
 
 
-# nbconvert's own template drops a picture's alternative text.
+def _draw(line, name, at):
+    epoch = f", epoch {at.epoch} of {at.epochs}" if at.epochs else ""
+    line.set_description_str(f"{name}, cell {at.cell} of {at.cells}{epoch}", refresh=False)
+    line.n = round(at.share, 4)
+    line.refresh()
+
+
+# nbconvert's own template drops a picture's alternative text, and loads scripts from elsewhere.
 _TEMPLATE = """{%- extends "index.html.j2" -%}
+{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block data_png scoped %}{% set alt = output | get_metadata("alt", "image/png") %}
 <div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
 <img {% if alt %}alt="{{ alt | e }}" {% endif %}src="data:image/png;base64,{{ output.data["image/png"] | e }}">
 </div>{% endblock data_png %}"""
 
 
+_FORMULA = re.compile(r"(?P<code>```.*?```|`[^`\n]+`)|\$\$(?P<block>.+?)\$\$|(?<!\\)\$(?P<inline>[^$\n]+)\$", re.DOTALL)
+
+
 def page(notebook):
     """Write an executed notebook as a web page beside it; return its path."""
-    import nbformat
-
     target = Path(notebook).with_suffix(".html")
     target.write_text(html_page(nbformat.read(notebook, as_version=4), Path(notebook).stem), encoding="utf-8")
     return target
 
 
 def html_page(notebook, name, sanitize=False):
-    """Return a notebook as a web page (str), its pictures with their descriptions.
+    """Return a notebook as a web page (str) that needs no network: pictures with descriptions, formulas as MathML.
 
     ``sanitize``: keep only plain text markup of its text cells, no script, no picture from elsewhere.
     """
     import bleach
     from nbconvert import HTMLExporter
 
+    formulas = {}  # put in when all is cleaned, in the place of words that nobody can guess
+
+    def word(match):
+        if match["code"]:
+            return match["code"]
+        formulas[name := f"formula{uuid.uuid4().hex}"] = mathml(match["block"] or match["inline"], bool(match["block"]))
+        return name
+
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _FORMULA.sub(word, cell.source)
     tags = "p h1 h2 h3 h4 h5 h6 ul ol li strong em code pre blockquote table thead tbody tr th td a br hr div span"
-    kept = {"tags": set(tags.split()), "attributes": {"*": ["id", "class"], "a": ["href"]}, "strip": True}
+    allowed = {"tags": set(tags.split()), "attributes": {"*": ["id", "class"], "a": ["href"]}, "strip": True}
     exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
     # nbconvert's own list knows neither headings nor paragraphs.
-    exporter.register_filter("clean_html", lambda text: bleach.clean(text, **kept))
+    exporter.register_filter("clean_html", lambda text: bleach.clean(text, **allowed))
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
-    return body
+    return re.sub("formula[0-9a-f]{32}", lambda match: formulas.get(match[0], match[0]), body)
+
+
+def mathml(tex, block=False):
+    """Return a formula in TeX as MathML, which browsers show by themselves; as it stands when it cannot be read."""
+    from latex2mathml.converter import convert_to_element
+
+    try:
+        formula = convert_to_element(tex, display="block" if block else "inline")
+    except Exception:  # its errors have no base in common
+        return f"<code>{html.escape(tex)}</code>"
+    for part in formula.iter():
+        part.text = html.unescape(part.text or "")  # it writes signs as entities
+        for name in ("href", "style", "class", "id"):  # nothing that a submission could misuse
+            part.attrib.pop(name, None)
+    return ElementTree.tostring(formula, encoding="unicode")
+
+
+_INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>busi-notebooks: executed lessons</title>
+<style>body{font:17px/1.5 sans-serif;max-width:46em;margin:3em auto;padding:0 1em}
+td,th{text-align:left;padding:.4em 1em .4em 0;border-bottom:1px solid #ccc}</style>
+<h1>Executed lessons</h1><p>For teaching and research, not for diagnosis.</p>
+<table><tr><th>lesson</th><th>time</th><th>state</th></tr>ROWS</table></html>
+"""
 
 
 def index(executions, out):
     """Write index.html: the executed lessons, their pages, seconds, and what went wrong."""
-    rows = []
-    for item in executions:
-        state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
-        rows.append(
-            f'<tr><td><a href="{item.output.stem}.html">{title(item.lesson)}</a></td>'
-            f"<td>{item.seconds:.0f} s</td><td>{state}</td></tr>"
-        )
-    text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>busi-notebooks: executed lessons</title>'
-        "<style>body{font:17px/1.5 sans-serif;max-width:46em;margin:3em auto;padding:0 1em}"
-        "td,th{text-align:left;padding:.4em 1em .4em 0;border-bottom:1px solid #ccc}</style>"
-        "<h1>Executed lessons</h1><p>For teaching and research, not for diagnosis.</p>"
-        "<table><tr><th>lesson</th><th>time</th><th>state</th></tr>" + "".join(rows) + "</table></html>\n"
+    rows = "".join(
+        f'<tr><td><a href="{item.output.stem}.html">{title(item.lesson)}</a></td><td>{item.seconds:.0f} s</td>'
+        f"<td>{'finished' if item.error is None else 'failed: ' + html.escape(item.error)}</td></tr>"
+        for item in executions
     )
-    target = Path(out) / "index.html"
-    target.write_text(text, encoding="utf-8")
-    return target
+    (Path(out) / "index.html").write_text(_INDEX.replace("ROWS", rows), encoding="utf-8")
 
 
 def title(notebook):
     """Return a lesson's title: the first heading in it."""
-    import nbformat
-
     heading = re.search(r"^# (.+)$", nbformat.read(notebook, as_version=4).cells[0].source, re.MULTILINE)
     return html.escape(heading.group(1)) if heading else Path(notebook).stem
 
 
 def refresh(names=()):
-    """Replace the lessons' stored outputs by those of one clean quick run; return the executions.
+    """Replace the lessons' stored outputs by those of one clean quick run; yield an Execution as each ends.
 
     A lesson that fails keeps what it had. What differs from machine to machine is dropped: times, widget states,
     papermill's own notes.
     """
-    import nbformat
-
-    executions = []
-    for path in bar(lessons(names), "lessons", unit="lesson"):
-        target = path.with_name(f".{path.stem}.executed.ipynb")
-        try:
-            done = execute(path, target)
-            executions.append(done)
+    with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
+        for done in _each([(path, Path(scratch) / path.name, {}) for path in lessons(names)]):
             if done.error is None:
-                notebook = tidy(nbformat.read(target, as_version=4))
-                nbformat.write(notebook, target)
-                shutil.move(target, path)
-        finally:
-            target.unlink(missing_ok=True)
-            target.with_suffix(".traceback.txt").unlink(missing_ok=True)
-    return executions
+                nbformat.write(tidy(nbformat.read(done.output, as_version=4)), done.output)
+                shutil.move(done.output, done.lesson)
+            yield done
 
 
 def address():

@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FIRST = ("DATASET", "PROTOCOL", "PROFILE", "WEIGHTS", "SEED", "RUNS")
 PURPOSE = "For teaching and research, not for diagnosis."
+CHECK = "from busilib import recipes\nrecipes.check_parameters(globals())"  # what follows the parameters cell
 EXACT = {"01": 5, "07": 5}  # cells whose output is compared; 2 in every other lesson
 MOST = {"09": 60}  # cells: 09 has eight systems to show; 40 in every other lesson
 
@@ -62,7 +63,7 @@ def check_address(notebook):
 
 
 def check_parameters(notebook):
-    """One parameters cell: plain assignments, the common six first, then at most six more."""
+    """One parameters cell: plain assignments, the common six first, then at most six more; then they are checked."""
     cells = [cell for cell in code(notebook) if "parameters" in tags(cell)]
     if len(cells) != 1:
         return [f"{len(cells)} cells are tagged 'parameters'; there must be one"]
@@ -77,6 +78,12 @@ def check_parameters(notebook):
         complaints.append(f"the parameters must begin with {', '.join(FIRST)}")
     if len(names) > 12:
         complaints.append(f"{len(names) - 6} parameters of the lesson's own; at most six")
+    for number, line in enumerate(cells[0].source.splitlines(), start=1):
+        if "=" in line.partition("#")[2]:
+            complaints.append(f"parameters line {number} has a comment with '=': papermill cannot read that line")
+    following = code(notebook)[code(notebook).index(cells[0]) + 1 :]
+    if not following or not following[0].source.startswith(CHECK):
+        complaints.append(f"the first code cell after the parameters does not begin with {CHECK!r}")
     return complaints
 
 

@@ -3,6 +3,7 @@
 import copy
 
 import nbformat
+import papermill
 import pytest
 
 from busitools import notebooks
@@ -18,6 +19,11 @@ def test_there_are_lessons():
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_lesson_keeps_the_skeleton(path):
     assert skeleton.check_all(nbformat.read(path, as_version=4), path.name) == []
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_papermill_can_set_every_parameter(path):
+    assert set(papermill.inspect_notebook(path)) == set(notebooks.parameters(path))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,15 @@ def parameters_in_disorder(notebook):
 
 def too_many_parameters(notebook):
     first_code(notebook, "parameters").source += "".join(f"\nP{i} = {i}" for i in range(7))
+
+
+def equals_sign_in_a_comment(notebook):
+    first_code(notebook, "parameters").source += '\nFOLD = 0  # for PROTOCOL = "clean"'
+
+
+def no_check_of_the_parameters(notebook):
+    cell = skeleton.code(notebook)[2]
+    cell.source = cell.source.replace("recipes.check_parameters(globals())\n", "")
 
 
 def too_few_cells(notebook):
@@ -145,6 +160,8 @@ BAD = {
     computed_parameter: "is no plain assignment",
     parameters_in_disorder: "the parameters must begin with DATASET",
     too_many_parameters: "at most six",
+    equals_sign_in_a_comment: "parameters line 8 has a comment with '='",
+    no_check_of_the_parameters: "does not begin with 'from busilib import recipes",
     too_few_cells: "10 cells; a sitting is 20 to 40",
     too_many_cells: "41 cells; a sitting is 20 to 40",
     long_cell: "9 the limit",

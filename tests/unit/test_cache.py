@@ -1,4 +1,4 @@
-"""cache, natural, progress: where things are kept, in which order, and who sees a bar."""
+"""cache and natural: where things are kept, what they take, in which order, and who sees a bar."""
 
 import sys
 
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from busilib import cache
 from busilib.data.natural import natural_key
+from busilib.errors import DataError
 
 
 def test_the_cache_can_be_moved(tmp_path, monkeypatch):
@@ -19,6 +20,20 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
     assert cache.cache_dir("c") == tmp_path / "busilib" / "c"
 
 
+def test_what_the_cache_holds_is_told_and_cleared_but_nothing_precious_by_the_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
+    assert cache.sizes() == {} and cache.clear() == {}
+    for kind in ("runs", "busi", "studies"):
+        (cache.cache_dir(kind) / "file").write_bytes(b"12345")
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "nowhere")
+    assert cache.sizes()["busi"] == 5 and list(cache.sizes()) == ["busi", "runs", "studies"]
+    for kind in ("..", "moon", ""):
+        with pytest.raises(DataError, match="It holds: busi, runs, studies"):
+            cache.clear("studies", kind)
+    assert cache.clear() == {"studies": 5} and list(cache.sizes()) == ["busi", "runs"]
+    assert cache.clear("busi") == {"busi": 5} and list(cache.sizes()) == ["runs"]
+
+
 def test_a_file_is_written_whole(tmp_path):
     target = tmp_path / "a.txt"
     with cache.write_file(target) as working:
@@ -28,6 +43,8 @@ def test_a_file_is_written_whole(tmp_path):
     with cache.write_file(target) as working:
         working.write_text("two", encoding="utf-8")
     assert target.read_text(encoding="utf-8") == "two" and list(tmp_path.iterdir()) == [target]
+    with cache.write_file(tmp_path / "a.weights.h5") as working:  # Keras wants the whole ending
+        assert working.name.endswith(".weights.h5") and working.name.startswith(".")
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])

@@ -1,5 +1,6 @@
-"""cli: values, exit codes, and errors in plain words."""
+"""cli: exit codes, a line as each lesson ends, and errors in plain words."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,38 +9,22 @@ from busilib.errors import LessonError
 from busitools import cli, notebooks
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("True", True), ("None", None), ("paper", "paper"), ("/a b/c", "/a b/c")],
-)
-def test_values_are_read_as_python_does(text, value):
-    found = cli._value(text)
-    assert found == value and type(found) is type(value)
-
-
-def test_run_hands_everything_on(monkeypatch, capsys):
-    asked = {}
+def test_run_hands_everything_on_and_says_so_as_each_lesson_ends(monkeypatch, capsys):
+    asked, so_far = {}, []
 
     def run(names, out, given):
         asked.update(names=names, out=out, given=given)
-        return [
-            notebooks.Execution(Path("03_x.ipynb"), Path("o"), 2.0),
-            notebooks.Execution(Path("04_y.ipynb"), Path("o"), 1.0),
-        ]
+        yield notebooks.Execution(Path("03_x.ipynb"), Path("o"), 41.4, processor=72.6)
+        so_far.append(capsys.readouterr().out)
+        yield notebooks.Execution(Path("04_y.ipynb"), Path("o"), 1.0, "cell 4: ValueError: no")
 
     monkeypatch.setattr(notebooks, "run", run)
-    assert cli.main(["run", "03", "04", "-p", "SEED", "3", "-p", "PROTOCOL", "clean", "--out", "there"]) == 0
-    assert asked == {"names": ["03", "04"], "out": "there", "given": {"SEED": 3, "PROTOCOL": "clean"}}
+    assert cli.main(["run", "03", "04", "-p", "SEED", "-3", "-p", "DATASET", "2024_05", "--out", "there"]) == 1
+    assert asked == {"names": ("03", "04"), "out": "there", "given": {"SEED": "-3", "DATASET": "2024_05"}}
+    assert so_far[0].split() == "03_x 41 s 73 s of processor time ok".split()
     out = capsys.readouterr().out
-    assert "2 of 2 lessons finished. Read them: open there/index.html in a browser." in out
-
-
-def test_a_failed_lesson_is_named_and_the_status_is_1(monkeypatch, capsys):
-    failed = notebooks.Execution(Path("03_x.ipynb"), Path("o"), 2.0, "cell 4: ValueError: no")
-    monkeypatch.setattr(notebooks, "run", lambda *given: [failed])
-    assert cli.main(["run"]) == 1
-    out = capsys.readouterr().out
-    assert "FAILED in cell 4: ValueError: no" in out and "0 of 1 lessons finished" in out
+    assert "FAILED in cell 4: ValueError: no" in out
+    assert "1 of 2 lessons finished. Read them: open there/index.html in a browser." in out
 
 
 @pytest.mark.parametrize("error", [LessonError("Lesson '9' does not exist."), ValueError("PROFILE 'x' does not exist")])
@@ -58,7 +43,7 @@ def test_stopping_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(notebooks, "refresh", stop)
     assert cli.main(["refresh"]) == 130
-    assert capsys.readouterr().err == "busi: stopped\n"
+    assert capsys.readouterr().err.strip() == "busi: stopped"
 
 
 def test_data_check_tells_what_is_wrong(tmp_path, phantom_dir, capsys):
@@ -75,15 +60,31 @@ def test_data_phantom_makes_a_folder(tmp_path, capsys):
     assert "At least 12 phantoms" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["data"], ["run", "-p", "SEED"]])
-def test_wrong_words_show_the_usage(words, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(words)
-    assert stopped.value.code == 2 and "usage: busi" in capsys.readouterr().err
+def test_the_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
+    for kind, size in {"runs": 1_000_000, "features": 2_500_000, "phantom": 500_000}.items():
+        (tmp_path / kind / "deep").mkdir(parents=True)
+        (tmp_path / kind / "deep" / "file").write_bytes(os.urandom(size))
+    assert cli.main(["cache"]) == 0
+    out = capsys.readouterr().out
+    assert "features              2.5 MB" in out and f"4.0 MB in {tmp_path}" in out
+    assert cli.main(["cache", "clear", "features", "moon"]) == 1
+    assert "The cache holds no 'moon'. It holds: features, phantom, runs" in capsys.readouterr().err
+    assert cli.main(["cache", "clear", "features"]) == 0
+    assert f"2.5 MB cleared from {tmp_path}" in capsys.readouterr().out
+    assert cli.main(["cache", "clear"]) == 0
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["runs"]
+    assert cli.main(["cache", "clear", "runs"]) == 0 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["data"], ["run", "-p", "SEED"], ["sweep", "x", "--workers", "0"]])
+def test_wrong_words_are_a_usage_error(words, capsys):
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "Usage: busi" in error or "requires 2 arguments" in error
 
 
 def test_help(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["--help"])
-    out = capsys.readouterr().out
-    assert stopped.value.code == 0 and all(word in out for word in ("run", "refresh", "data"))
+    assert cli.main(["--help"]) == 0
+    words = ("run", "refresh", "sweep", "collect", "repeat", "cache", "exercises", "grade", "data")
+    assert set(words) <= set(capsys.readouterr().out.split())

@@ -11,11 +11,11 @@ import pytest
 import busilib
 
 PACKAGE = Path(busilib.__file__).parent
-BASE = {"errors", "cache"}  # may be imported by all, and import nothing of busilib
+BASE = {"errors", "cache"}  # may be imported by all; import nothing of busilib but errors
 ALONE = {"recipes", "metrics", "figures", "published"}
 # What each room may import of busilib, besides itself. What stands on top (stored, studies) may import all.
 ALLOWED = (
-    {name: set() for name in BASE | ALONE}
+    {name: {"errors"} for name in BASE | ALONE}
     | {"data": BASE | ALONE, "runs": {"data"} | BASE | ALONE}
     | {name: {"runs", "data"} | BASE | ALONE for name in ("learning", "explain", "comparison", "masks_alone")}
 )
@@ -91,7 +91,7 @@ def test_all_rooms_are_known():
     [
         "import busilib",
         "import busilib.data, busilib.recipes, busilib.metrics",
-        "import busitools.cli; busitools.cli._parser().format_help()",
+        "import busitools.cli; busitools.cli.main(['--help'])",
         "import busilib.data.splits, busilib.data.images, busilib.data.catalogue, busilib.data.phantom, busilib.runs",
     ],
 )

@@ -5,7 +5,9 @@ from dataclasses import fields
 import pytest
 
 from busilib import recipes
+from busilib.errors import LessonError
 from busilib.recipes import PAPERS, PROFILES, Recipe
+from busitools import notebooks
 
 SETTINGS = {field.name for field in fields(Recipe)} - {"name"}
 
@@ -87,3 +89,38 @@ def test_changes_replace_and_none_leaves():
 def test_what_does_not_exist_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipes.get(**{"name": "A-frozen"} | arguments)
+
+
+RIGHT = {"DATASET": "2024", "PROTOCOL": "clean", "SEED": 3, "DROPOUT": 0, "UNFREEZE": "last", "MINE": None, "x": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "DATASET",
+            2024,
+            r"DATASET is 2024; it must be a text \(papermill keeps it as you typed it with -r DATASET TEXT",
+        ),
+        ("WEIGHTS", None, "WEIGHTS is None; it must be a text .* -r WEIGHTS TEXT"),
+        ("SEED", "seven", "SEED is 'seven'; it must be a whole number, 0 or more"),
+        ("SEED", -1, "0 or more"),
+        ("FOLD", 1.0, "a whole number"),
+        ("EPOCHS", True, "EPOCHS is True; it must be a whole number"),
+        ("DROPOUT", "0,5", "DROPOUT is '0,5'; it must be a number, 0 or more"),
+        ("PROTOCOL", "dirty", "PROTOCOL is 'dirty'; it must be one of: paper, clean"),
+        ("PROFILE", None, "one of: quick, full"),
+        ("UNFREEZE", "first", "one of: none, block, last, all"),
+    ],
+)
+def test_a_lessons_parameter_of_the_wrong_kind_is_refused_in_a_sentence(name, value, message):
+    recipes.check_parameters(RIGHT)
+    with pytest.raises(LessonError, match=message):
+        recipes.check_parameters(RIGHT | {name: value})
+
+
+@pytest.mark.parametrize("path", notebooks.lessons(), ids=lambda path: path.stem)
+def test_every_parameter_of_a_lesson_is_checked_and_its_default_accepted(path):
+    defaults = notebooks.parameters(path)
+    assert set(defaults) <= set(recipes.PARAMETERS)
+    recipes.check_parameters(defaults)

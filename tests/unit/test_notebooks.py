@@ -1,14 +1,15 @@
-"""batch: parameters are checked before anything runs; a lesson that fails leaves its copy, its page and its name."""
+"""notebooks: parameters are checked before anything runs; a lesson that fails leaves its copy and page."""
+
+import re
 
 import nbformat
 import pytest
-from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from busilib.errors import LessonError
 from busitools import notebooks
 
-PARAMETERS = 'DATASET = "phantom"\nSEED = 0\nRATE = 0.5\nSHUFFLE = True\nFOLD = None\nSHIFT = -1'
+PARAMETERS = 'DATASET = "phantom"\nSEED = 0\nRATE = 0.5\nSHUFFLE = True\nANY = None\nSHIFT = -1'
 
 
 def notebook(path, *code, parameters=PARAMETERS):
@@ -46,7 +47,7 @@ def test_parameters_are_read(lesson, tmp_path):
         "SEED": 0,
         "RATE": 0.5,
         "SHUFFLE": True,
-        "FOLD": None,
+        "ANY": None,
         "SHIFT": -1,
     }
     bare = notebook(tmp_path / "02_bare.ipynb", parameters=None)
@@ -66,6 +67,7 @@ def test_parameters_are_read(lesson, tmp_path):
         ({"RATE": True}, "RATE = True is of type bool; it must be float"),
         ({"SHUFFLE": 1}, "it must be bool, like True"),
         ({"DATASET": 7}, "it must be str, like 'phantom'"),
+        ({"SEED": -1}, "SEED is -1; it must be a whole number, 0 or more"),
     ],
 )
 def test_wrong_parameters_are_refused_before_the_start(given, message, lesson, no_kernel, tmp_path):
@@ -77,9 +79,9 @@ def test_wrong_parameters_are_refused_before_the_start(given, message, lesson, n
 
 
 def test_right_parameters_pass(lesson):
-    found = notebooks.check_parameters(lesson, {"RATE": 1, "SEED": 3, "FOLD": "any", "DATASET": "busi"})
-    assert found == {"RATE": 1.0, "SEED": 3, "FOLD": "any", "DATASET": "busi"}
-    assert isinstance(found["RATE"], float) and isinstance(found["SEED"], int)
+    checked = notebooks.check_parameters(lesson, {"RATE": 1, "SEED": 3, "ANY": "any", "DATASET": "busi"})
+    assert checked == {"RATE": 1.0, "SEED": 3, "ANY": "any", "DATASET": "busi"}
+    assert isinstance(checked["RATE"], float) and isinstance(checked["SEED"], int)
 
 
 def test_lessons_are_found_by_number_name_and_path(folder, tmp_path):
@@ -96,22 +98,54 @@ def test_a_parameter_that_no_lesson_has_stops_the_whole_run(folder, no_kernel):
     notebook(folder / "01_one.ipynb")
     notebook(folder / "02_two.ipynb", parameters="SEED = 0")
     with pytest.raises(LessonError, match="no parameter RATES. Did you mean RATE"):
-        notebooks.run(out=folder / "out", given={"RATES": 1})
+        list(notebooks.run(out=folder / "out", given={"RATES": "1"}))
     with pytest.raises(LessonError, match="02_two: SEED = 'x' is of type str"):
-        notebooks.run(["02"], out=folder / "out", given={"SEED": "x"})
+        list(notebooks.run(["02"], out=folder / "out", given={"SEED": "x"}))
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "default", "value"),
+    [
+        ("3", 0, 3),
+        ("0.5", 1.0, 0.5),
+        ("1e-3", 1.0, 1e-3),
+        ("True", False, True),
+        ("None", None, None),
+        ("seven", 0, "seven"),
+        ("2024_05", "phantom", "2024_05"),
+        ("None", "auto", "None"),
+        ("/a b/c", "auto", "/a b/c"),
+        (3, 0, 3),
+    ],
+)
+def test_a_value_is_read_as_python_does_but_a_text_stays_as_typed(text, default, value):
+    read = notebooks.read_value(text, default)
+    assert read == value and type(read) is type(value)
+
+
+BUSY = """
+import subprocess, sys, time
+loop = "import time\\nend = time.process_time() + 0.7\\nwhile time.process_time() < end: pass"
+subprocess.run([sys.executable, "-c", loop])
+"""
+
+
 def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
-    """The only two kernels of this file."""
-    notebook(folder / "01_good.ipynb", "print(f'{SEED=} {RATE=}')")
+    notebook(folder / "01_good.ipynb", BUSY, "print(f'{SEED=} {RATE=} {DATASET=}')")
     notebook(folder / "02_bad.ipynb", "print('before')", "raise ValueError('a < b')", parameters="SEED = 0")
     out = folder / "out"
-    good, bad = notebooks.run(out=out, given={"SEED": 4, "RATE": 2})
+    executions = notebooks.run(out=out, given={"SEED": "4", "RATE": "2", "DATASET": "2024_05"})
+    good = next(executions)
+    assert not (out / "02_bad.ipynb").exists()  # one is told of before the next starts
+    (bad,) = executions
     assert good.error is None and good.seconds > 0
+    assert good.processor > 0.7  # what the kernel started is counted
     assert bad.error in ("cell 3: ValueError: a < b", "cell 4: ValueError: a < b")  # papermill adds a cell of its own
+    assert "a < b" in (out / "02_bad.traceback.txt").read_text(encoding="utf-8")
     texts = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.ipynb")}
-    assert "SEED=4 RATE=2.0" in texts["01_good"] and "before" in texts["02_bad"] and "a < b" in texts["02_bad"]
+    assert "SEED=4 RATE=2.0 DATASET='2024_05'" in texts["01_good"]
+    assert "before" in texts["02_bad"] and "a < b" in texts["02_bad"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "failed: cell" in page and "ValueError: a &lt; b" in page and page.count("finished") == 1
     assert 'href="02_bad.html">Lesson 02_bad &amp; more</a>' in page
@@ -119,31 +153,56 @@ def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
     assert "Warning" not in capfd.readouterr().err
 
 
-def test_a_kernel_that_dies_is_an_error_of_the_lesson(lesson, tmp_path, monkeypatch):
-    import papermill
+def test_a_watch_sees_cell_and_epoch_and_may_stop_the_kernel(lesson, tmp_path):
+    code = (
+        'import time; from busilib.cache import report; report(epoch=2, epochs=4); open("here", "w"); time.sleep(600)'
+    )
+    slow, seen = notebook(tmp_path / "02_slow.ipynb", "report = 1", code), []
 
-    def die(*given, **named):
-        raise DeadKernelError("Kernel died")
+    def watch(progress):
+        seen.append((progress.cell, progress.cells, progress.epoch, progress.epochs, progress.share))
+        return "it took too long" if progress.epoch == 2 else None
 
-    monkeypatch.setattr(papermill, "execute_notebook", die)
-    assert "the kernel died" in notebooks.execute(lesson, tmp_path / "out.ipynb").error
+    done = notebooks.execute(slow, tmp_path / "out.ipynb", watch=watch, env={"MORE": "1"}, cwd=tmp_path)
+    assert done.error == "it took too long" and (tmp_path / "here").exists()
+    assert seen[-1] == (3, 3, 2, 4, pytest.approx(2.5 / 3))
+    assert "it took too long" in (tmp_path / "out.traceback.txt").read_text(encoding="utf-8")
 
 
-def test_refresh_replaces_only_what_worked(folder, monkeypatch):
-    good, bad = notebook(folder / "01_good.ipynb"), notebook(folder / "02_bad.ipynb")
+def test_a_kernel_that_dies_is_an_error_of_the_lesson(tmp_path):
+    dying = notebook(tmp_path / "02_dying.ipynb", "import os; os.kill(os.getpid(), 9)")
+    assert "the kernel died" in notebooks.execute(dying, tmp_path / "out.ipynb").error
+
+
+def test_a_page_needs_no_network_and_shows_formulas_and_descriptions():
+    picture = nbformat.v4.new_output("display_data", {"image/png": "AAAA"}, metadata={"image/png": {"alt": "a & b"}})
+    text = "So $\\hat p_1$, and `$HOME/$X`:\n\n$$\\frac{a}{b} < 1$$\n\n```\n$x$\n```\n\n$\\left($ for \\$5."
+    cells = [new_markdown_cell(text), new_code_cell("print('$1 $2')", outputs=[picture], execution_count=1)]
+    page = notebooks.html_page(new_notebook(cells=cells), "One")
+    assert page.count("<math") == 2 and "<mfrac>" in page and 'display="block"' in page and "&lt;</mo>" in page
+    assert "\\hat" not in page and "formula" not in page
+    assert "<code>$HOME/$X</code>" in page and "$x$" in page and "$1 $2" in page.replace("&#39;", "'")
+    assert "<code>\\left(</code>" in page  # it cannot be read, so it stands as it is
+    assert 'alt="a &amp; b"' in page
+    links = re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)([^"'\s>]+)|import\(\s*"?([^"')]+)""", page)
+    assert links == [] and "cdn" not in page.lower() and "@import" not in page
+
+
+def test_a_page_of_a_submission_has_formulas_but_nothing_that_runs():
+    text = "$\\frac12$ $\\text{<script>a()</script>}$ $\\href{javascript:a()}{x}$ <script>b()</script> # one"
+    cells = [new_markdown_cell(text), new_markdown_cell("formula" + 32 * "0")]
+    page = notebooks.html_page(new_notebook(cells=cells), "One", sanitize=True)
+    assert "<mfrac>" in page and "<script" not in page and "javascript" not in page
+    assert "&lt;script&gt;" in page and "formula" + 32 * "0" in page
+
+
+def test_refresh_replaces_only_what_worked(folder):
+    good, bad = notebook(folder / "01_good.ipynb", "1 + 1"), notebook(folder / "02_bad.ipynb", "1 / 0")
     before = bad.read_bytes()
-
-    def execute(path, target, given=None):
-        done = nbformat.read(path, as_version=4)
-        done.cells[1].execution_count = 1
-        done.metadata["papermill"] = {"duration": 1}
-        nbformat.write(done, target)
-        return notebooks.Execution(path, target, 1.0, "cell 1: no" if path == bad else None)
-
-    monkeypatch.setattr(notebooks, "execute", execute)
-    assert [item.error for item in notebooks.refresh()] == [None, "cell 1: no"]
+    assert [item.error for item in notebooks.refresh()] == [None, "cell 2: ZeroDivisionError: division by zero"]
     assert bad.read_bytes() == before
-    assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
+    done = nbformat.read(good, as_version=4)
+    assert done.cells[2].outputs[0].data["text/plain"] == "2" and "papermill" not in done.metadata
     assert sorted(path.name for path in folder.iterdir()) == ["01_good.ipynb", "02_bad.ipynb"]
 
 
