@@ -98,12 +98,12 @@ def _run(options):
 
 
 def _sweep(options):
-    from busitools import notebooks, sweep
+    from busitools import sweep
 
     if options.dry_run:
         return _dry_run(options)
     where = {"workers": options.workers, "scheduler": options.scheduler, "slurm": options.slurm}
-    executions = notebooks.sweep(options.grid, options.out, **where)
+    executions = sweep.sweep(options.grid, options.out, **where)
     failed = [item for item in executions if item.error is not None]
     for item in failed:
         print(f"{item.output.parent.name}   FAILED: {item.error}")
@@ -120,9 +120,9 @@ def _dry_run(options):
 
     todo = sweep.plans(options.grid, options.out)
     for plan in todo:
-        state = "finished" if plan.target.is_dir() else "to do"
+        state = "finished" if plan.finished() else "to do"
         print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
-    print(f"{len(todo)} executions, {sum(plan.target.is_dir() for plan in todo)} of them finished")
+    print(f"{len(todo)} executions, {sum(plan.finished() is not None for plan in todo)} of them finished")
     if options.slurm:
         print("\nEach job is submitted with:\n\n" + sweep.job_script(options.grid))
     return 0
