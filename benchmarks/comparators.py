@@ -77,7 +77,7 @@ def one(name, fold, scans, options):
     for model in run.folder.glob("model.*"):
         model.unlink()
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    megabytes = (after.ru_maxrss - before.ru_maxrss) * 1024 / 1e6  # Linux counts in KiB
+    megabytes = after.ru_maxrss * 1024 / 1e6  # Linux counts in KiB
     file.write_text(json.dumps({"run": run.name, "cpu_seconds": seconds, "memory_mb": megabytes}))
     return f"{name}, fold {fold + 1}: {run.summary()['accuracy']:.3f}, {seconds:.1f} CPU s"
 
@@ -113,7 +113,7 @@ def store(scans, options):
         "best": best,
         "intervals": "95 %, bootstrap over groups of near-identical scans, 500 draws, all folds' test sets together",
         "cpu_seconds": "CPU time of reading, fitting and testing, all threads, mean of the folds",
-        "memory_mb": "rise of the highest resident memory meanwhile, highest fold, each in a process of its own",
+        "memory_mb": "highest resident memory of a process of its own, framework included, highest fold",
         "script": "benchmarks/comparators.py",
     }
     print(stored.write_table("comparators", pd.DataFrame(rows), about), markdown(pd.DataFrame(rows)), sep="\n")

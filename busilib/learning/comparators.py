@@ -124,7 +124,7 @@ def frozen_base(backbone, weights, image_size, seed):
     return keras.Model(prepare.input, averages, name="frozen_base"), digest.hexdigest()
 
 
-@networks.settings
+@networks.estimator
 class FrozenFeatures(TransformerMixin, BaseEstimator):
     """Pixels to the globally averaged feature maps (N, channels) of a frozen base from keras.applications.
 
@@ -154,7 +154,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         return features.load(base, X)  # LEAD: training.features
 
 
-@networks.settings
+@networks.estimator
 class OnFeatures(networks.Classifier):
     """Features, and the one of some classifiers that does best with them on the validation part (of equals the first).
 
@@ -202,7 +202,7 @@ def solve(h, targets, ridge):
     return np.linalg.solve(h.T @ h + ridge * np.eye(h.shape[1]), h.T @ targets)
 
 
-@networks.settings
+@networks.estimator
 class RandomisedNetwork(networks.Classifier):
     """One hidden layer that is drawn and never trained; only the output layer is, and that by solving an equation.
 
@@ -249,7 +249,7 @@ def bcdnet(
     return OnFeatures(make_pipeline(base, StandardScaler()), tried, seed)
 
 
-@networks.settings
+@networks.estimator
 class SoftmaxHead(networks.Network):
     """BatchNormalization and one softmax layer, trained on features (N, F)."""
 

@@ -22,8 +22,8 @@ from busilib.errors import SplitError
 from busilib.learning import device
 from busilib.recipes import CLASSES
 
-# A dataclass for its constructor, which scikit-learn reads the settings from; comparing and printing stay as they are.
-settings = dataclass(eq=False, repr=False)
+# A dataclass for its constructor, which scikit-learn reads the parameters from; comparing and printing stay its own.
+estimator = dataclass(eq=False, repr=False)
 
 
 def fit(model, recipe, train, validation, seed):
@@ -98,7 +98,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return self.predict_proba(X).argmax(axis=1)
 
 
-@settings
+@estimator
 class Network(Classifier):
     """A Keras network trained from random weights: a subclass says how it is built, and with which loss."""
 
@@ -182,7 +182,7 @@ def margin_loss(labels, lengths):
     return ops.sum(true * short**2 + 0.5 * (1 - true) * long**2, axis=-1)
 
 
-@settings
+@estimator
 class Capsules(Network):
     """Convolutional capsule network.
 
@@ -259,7 +259,7 @@ def cell(before, last, nodes, width, stride=1):
     return ends[0] if len(ends) == 1 else layers.Concatenate()(ends)
 
 
-@settings
+@estimator
 class Cells(Network):
     """ENAS CNN: normal and reduction cells that a search found, stacked.
 
@@ -285,7 +285,7 @@ class Cells(Network):
         return keras.Model(pixels, answer, name="enas"), answer
 
 
-@settings
+@estimator
 class LeNet(Network):
     """LeNet-like CNN: four times convolution, ReLU and max pooling, then a dense layer.
 
@@ -308,7 +308,7 @@ class LeNet(Network):
         return keras.Model(pixels, answer, name="lenet"), answer
 
 
-@settings
+@estimator
 class Member(Network):
     """One network of the stacked ensemble.
 
@@ -339,7 +339,7 @@ MEMBERS = (
 )
 
 
-@settings
+@estimator
 class Ensemble(Classifier):
     """Gaussian-dropout stacked ensemble.
 
@@ -358,14 +358,13 @@ class Ensemble(Classifier):
 
     def fit(self, X, y, validation=None, groups=None):
         """Learn. ``validation`` (X, y) chooses the networks' epochs; whole ``groups`` are held out of an inner fold."""
-        common = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate", "patience")}
         answers = np.zeros((len(y), len(MEMBERS), len(CLASSES)))
         self.members_, histories = [[] for _ in MEMBERS], []
         for fold, (inside, outside) in enumerate(inner_folds(y, groups, self.folds, self.seed)):
-            inner_groups = None if groups is None else groups[inside]
-            for number, (kernel, pools, rate) in enumerate(MEMBERS):
-                network = Member(**common, seed=self.seed + 100 * number + fold, kernel=kernel, pools=pools, rate=rate)
-                network.fit(X[inside], y[inside], validation, inner_groups)
+            for number, settings in enumerate(MEMBERS):
+                seed = self.seed + 100 * number + fold
+                network = Member(self.epochs, self.batch_size, self.learning_rate, self.patience, seed, *settings)
+                network.fit(X[inside], y[inside], validation, None if groups is None else groups[inside])
                 answers[outside, number] = network.predict_proba(X[outside])
                 self.members_[number].append(network)
                 histories.append(network.history_.assign(network=number + 1, fold=fold + 1))

@@ -77,24 +77,10 @@ def test_routing_by_hand():
     np.testing.assert_allclose(np.asarray(networks.route(votes, 3))[0, 1:], 0, atol=1e-4)
 
 
-def test_routing_leaves_the_one_that_disagrees():
-    votes = np.zeros((1, 3, 3, 2), "float32")
-    votes[0, :2, 0], votes[0, 2, 0] = [2, 0], [-2, 0]  # two against one
-    before, after = (np.asarray(networks.route(votes, turns))[0, 0, 0] for turns in (1, 3))
-    assert after > before > 0, "the lone vote counts less and less"
-
-
 def test_margin_loss_by_hand():
     lengths = ops.array([[0.9, 0.1, 0.3], [0.9, 0.1, 0.3]])
     # class 0 true: only 0.3 is too long, 0.5 · 0.2². class 1 true: 0.8² + 0.5 · 0.8² + 0.5 · 0.2².
     np.testing.assert_allclose(np.asarray(networks.margin_loss(ops.array([0, 1]), lengths)), [0.02, 0.98], atol=1e-6)
-
-
-def test_the_capsules_have_the_papers_sizes():
-    network, lengths = estimator("capsule").build((32, 32, 3))
-    votes = network.get_layer("votes")
-    assert votes.output.shape[1:] == (8, 3, 16) and votes.kernel.shape == (8, 8, 3, 16)
-    assert lengths.shape == (None, 3)
 
 
 def test_the_randomised_network_solves_only_its_output_layer():
@@ -138,22 +124,12 @@ def test_a_cells_wiring_and_pooling_by_hand():
     assert networks.operation(4, x, 1, stride=1) is x
 
 
-def test_the_cells_are_enas_own():
-    # The two lines of cifar10_micro_final.sh.
-    flat = [sum(nodes, ()) for nodes in (networks.NORMAL, networks.REDUCTION)]
-    assert " ".join(map(str, flat[0])) == "0 2 0 0 0 4 0 1 0 4 1 1 1 0 0 1 0 2 1 1"
-    assert " ".join(map(str, flat[1])) == "1 0 1 0 0 3 0 2 1 1 3 1 1 0 0 4 0 3 1 1"
+def test_a_cells_loose_ends_lie_side_by_side():
     x = keras.Input((8, 8, 6))
     assert networks.cell(x, x, networks.NORMAL, 4).shape == (None, 8, 8, 5 * 4), "no node of the normal cell is reused"
     half = networks.cell(x, x, networks.REDUCTION, 4, stride=2)
     assert half.shape == (None, 4, 4, 4 * 4), "node 3 is used by node 4"
     assert networks.cell(x, half, networks.NORMAL, 4).shape == (None, 4, 4, 20), "the older state is made to fit"
-
-
-def test_lenets_counts_by_hand():
-    network, _ = networks.LeNet().build((32, 32, 3))
-    convolutions = (25 * 1 + 1) * 16 + (25 * 16 + 1) * 32 + (25 * 32 + 1) * 64 + (25 * 64 + 1) * 64
-    assert network.count_params() == convolutions + (2 * 2 * 64 + 1) * 128 + (128 + 1) * 3
 
 
 def test_the_ensembles_judge_learns_from_out_of_fold_answers(monkeypatch):
@@ -219,26 +195,19 @@ def test_what_is_plain_to_see_is_learned_in_cross_validation(name, tiny):
 
 
 @pytest.mark.parametrize("name", comparators.SYSTEMS)
-def test_settings_are_parameters(name, tiny):
+def test_a_clone_has_the_same_settings(name):
     system = comparators.get(name, **SMALL.get(name, {}))
-    first, second = system.estimator("none"), clone(system.estimator("none"))
+    first, second = (make(system.estimator("none")) for make in (lambda one: one, clone))
     assert str(first.get_params()) == str(second.get_params())
-    for key in ("epochs", "widths", "learning_rate"):
-        if key in first.get_params():
-            assert first.get_params()[key] == system.settings[key]
-            assert first.set_params(**{key: 7}).get_params()[key] == 7
+    for key in first.get_params().keys() & system.settings.keys():
+        assert first.get_params()[key] == system.settings[key]
 
 
 def test_without_a_validation_part_a_fifth_of_whole_groups_is_held_out():
-    x, y = striped(60)
-    groups = np.arange(60) // 2
-    train, held_out = networks.parts(x, y, None, groups, seed=0)
-    assert len(train[1]) + len(held_out[1]) == 60 and abs(len(held_out[1]) - 12) <= 3 and set(held_out[1]) == {0, 1, 2}
-    rows = {part[0].tobytes(): group for part, group in zip(x, groups, strict=True)}
-    inside, outside = ({rows[image[0].tobytes()] for image in part[0]} for part in (train, held_out))
-    assert not inside & outside
-    given = networks.parts(x, y, ("a", "b"), groups, seed=0)
-    assert given[1] == ("a", "b") and given[0][0] is x
+    y, groups = np.arange(60) % 3, np.arange(60) // 2
+    (inside, _), (outside, labels) = networks.parts(groups, y, None, groups, seed=0)
+    assert not set(inside) & set(outside) and len(inside) + len(outside) == 60
+    assert 9 <= len(outside) <= 15 and set(labels) == {0, 1, 2}
 
 
 # --- runs
@@ -290,12 +259,6 @@ def test_every_published_system_has_its_printed_number():
         assert all(word in system.make.__doc__ for word in ("Source: ", "known: ", "chosen: ")), system.name
 
 
-@pytest.mark.parametrize("name", comparators.SYSTEMS)
-def test_quick_is_smaller_than_full(name):
-    quick, full = (comparators.get(name, profile).settings for profile in ("quick", "full"))
-    assert all(value <= full[key] for key, value in quick.items() if isinstance(value, int))
-
-
 # --- bad input
 
 
@@ -321,19 +284,11 @@ def test_fewer_images_than_folds(phantoms):
         estimator("ensemble").fit(x, y, groups=np.where(y == 2, 0, np.arange(9) + 1))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([[np.nan, 0, 1], [0, 0, 1]], r"gave NaN or infinite probabilities for 1 of 2 images"),
-        ([[np.inf, 0, 1], [0, 0, 1]], r"gave NaN or infinite"),
-        ([[0.5, 0.2, 0.1], [0, 0, 1]], "gave no probabilities"),
-        ([[1.5, -0.5, 0], [0, 0, 1]], "gave no probabilities"),
-        ([[0.5, 0.5]], "gave no probabilities: there must be three per image"),
-    ],
-)
-def test_what_is_no_probability_is_refused(values, message):
-    with pytest.raises(RunError, match=f"LeNet.*{message}"):
-        comparators.check_probabilities(values, 2, "LeNet")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5, -0.5])
+def test_what_is_no_probability_is_refused(value):
+    wrong = "no probabilities: there must be three per image" if np.isfinite(value) else "NaN or .* for 1 of 2 images"
+    with pytest.raises(RunError, match=f"LeNet gave {wrong}"):
+        comparators.check_probabilities([[value, 0, 1], [0, 0, 1]], 2, "LeNet")
 
 
 def test_nan_leaves_no_run(phantoms, split, tmp_path, monkeypatch):

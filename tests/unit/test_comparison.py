@@ -12,7 +12,6 @@ from busilib.errors import RunError
 from busilib.learning import comparators
 from busilib.recipes import CLASSES
 
-
 ROOT = Path(__file__).parents[2]
 
 
