@@ -3,28 +3,28 @@
     python benchmarks/comparators.py BUSI_FOLDER OUT --resnet50 FILE --mobilenet FILE [--systems svm lenet] [--folds 5]
     python benchmarks/comparators.py BUSI_FOLDER OUT --store      # writes busilib/results/tables/comparators.json
 
-Each system and fold runs in a process of its own, so that its memory is its own, and leaves a run folder in OUT (the
-model itself is deleted). It can be stopped and started again: a finished run is not repeated. Features of frozen
-bases are computed anew in each fold, so that their time counts. Without --mobilenet, BCDNet and Inception-ResNet-v2
-stand on the bases that were published (VGG16, Inception-ResNet-v2) and their ImageNet weights are downloaded.
+Each system and fold runs in a process of its own, so that its CPU time and memory are its own, and leaves a run folder
+in OUT (the model itself is deleted). It can be stopped and started again: a finished run is not repeated. Features of
+frozen bases are computed anew in each fold, so that their time counts. Without --mobilenet, BCDNet and
+Inception-ResNet-v2 stand on the bases that were published, whose ImageNet weights are downloaded.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
+import resource
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 # Smaller than the profile "full", so that the whole table takes less than an hour of CPU time.
+NETWORK = {"image_size": 64, "epochs": 40, "patience": 10}
 SETTINGS = {
-    "svm": {"image_size": 128},
-    "bcdnet": {"image_size": 128},
-    "inception": {"image_size": 128},
-    "capsule": {"image_size": 64, "epochs": 40, "patience": 10},
-    "enas": {"image_size": 64, "epochs": 40, "patience": 10},
-    "lenet": {"image_size": 64, "epochs": 40, "patience": 10},
+    **dict.fromkeys(("svm", "bcdnet", "inception"), {"image_size": 128}),
+    **dict.fromkeys(("capsule", "enas", "lenet"), NETWORK),
     "ensemble": {"image_size": 64, "epochs": 25, "patience": 8},
 }
 
@@ -35,7 +35,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--resnet50", default="imagenet", help="weights of ResNet50: a file (default: ImageNet's)")
     parser.add_argument("--mobilenet", help="take MobileNetV2 with this file where VGG16 and others were published")
-    parser.add_argument("--systems", nargs="*", default=[])
+    parser.add_argument("--systems", nargs="*")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--store", action="store_true", help="write the table of the finished runs")
     options = parser.parse_args()
@@ -45,96 +45,95 @@ def main():
     from busilib.learning import comparators
 
     scans = catalogue.read(options.busi, name="busi")
+    options.systems = options.systems or list(comparators.SYSTEMS)
     if options.store:
-        return store(options, scans)
-    for fold in range(options.folds):
-        for name in options.systems or comparators.SYSTEMS:
-            if find(options.out, name, fold):
-                continue
-            # "spawn": a new interpreter, with nothing left over from the last system.
-            process = multiprocessing.get_context("spawn").Process(target=one, args=(name, fold, scans, options))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{name}, fold {fold + 1}: stopped with exit code {process.exitcode}")
+        return store(scans, options)
+    # "spawn" and one task per child: a new interpreter each time, with nothing left over from the last system.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = [(name, fold) for fold in range(options.folds) for name in options.systems]
+        for job in [pool.submit(one, *job, scans, options) for job in jobs if not costs_file(*job, options).exists()]:
+            print(job.result(), flush=True)
 
 
-def find(out, name, fold):
-    """Return the folder of a finished run, or None."""
-    found = sorted((out / f"fold{fold + 1}").glob(f"{name}-*/run.json"))
-    return found[0].parent if found else None
+def costs_file(name, fold, options):
+    """Return the file that says what a finished run cost and where it is; it is written last."""
+    return options.out / f"fold{fold + 1}" / f"{name}.json"
 
 
 def one(name, fold, scans, options):
-    """Fit and test one system on one fold."""
+    """Fit and test one system on one fold, and write what it cost; return a line to print."""
     from busilib.cache import cache_dir
     from busilib.data import splits
     from busilib.learning import comparators
 
     shutil.rmtree(cache_dir("features"))
-    changes, weights = dict(SETTINGS.get(name, {})), "imagenet"
-    if name == "svm":
-        weights = options.resnet50
-    elif name in ("bcdnet", "inception") and options.mobilenet:
+    changes, weights = dict(SETTINGS.get(name, {})), options.resnet50 if name == "svm" else "imagenet"
+    if name in ("bcdnet", "inception") and options.mobilenet:
         changes["backbone"], weights = "MobileNetV2", options.mobilenet
-    system = comparators.get(name, "full", **changes)
-    split = splits.clean(scans, fold, options.folds, seed=0)
-    place = options.out / f"fold{fold + 1}"
-    run = comparators.run(system, scans, split, weights=weights, profile="full", seed=0, runs=place)
-    for file in run.folder.glob("model.*"):
-        file.unlink()
-    print(f"{name}, fold {fold + 1}: {run.summary()['accuracy']:.3f}, {run.info['fit_cpu_seconds']} CPU s", flush=True)
+    split, file = splits.clean(scans, fold, options.folds, seed=0), costs_file(name, fold, options)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    run = comparators.run(name, scans, split, profile="full", weights=weights, runs=file.parent, **changes)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    for model in run.folder.glob("model.*"):
+        model.unlink()
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    megabytes = after.ru_maxrss * 1024 / 1e6  # Linux counts in KiB
+    file.write_text(json.dumps({"run": run.name, "cpu_seconds": seconds, "memory_mb": megabytes}))
+    return f"{name}, fold {fold + 1}: {run.summary()['accuracy']:.3f}, {seconds:.1f} CPU s"
 
 
-def store(options, scans):
+def store(scans, options):
     """Put the finished runs of all folds into one table, and keep it in the package."""
     from busilib import comparison, metrics, runs, stored
     from busilib.learning import comparators
 
-    found = {
-        name: [runs.open_run(find(options.out, name, fold)) for fold in range(options.folds)]
-        for name in options.systems or comparators.SYSTEMS
-    }
-    groups = scans.table.set_index("image_id")["group"]
-    pooled = comparison.pool(found)
+    folds, costs = {}, {}
+    for name in options.systems:
+        files = [costs_file(name, fold, options) for fold in range(options.folds)]
+        costs[name] = pd.DataFrame([json.loads(file.read_text()) for file in files])
+        folds[name] = [runs.open_run(file.parent / run) for file, run in zip(files, costs[name]["run"], strict=True)]
+    pooled, groups = comparison.pool(folds), scans.table.set_index("image_id")["group"]
     scores = comparison.scores(pooled, groups)
     best = next(name for name in scores.index if name != "shape")  # it sees masks, not scans
-    gaps = comparison.differences(pooled, groups, best)
     rows = []
-    for name, score in scores.join(gaps).iterrows():
-        info, costs = found[name][0].info, pd.DataFrame([run.info for run in found[name]])
-        truth, said = pooled[name]["truth"], pooled[name]["predicted"]
-        rows.append(
-            {"system": name, "title": info["recipe"]["title"], "input": comparators.SYSTEMS[name].reads}
-            | score.to_dict()
-            | {
-                "fold_accuracy": [round(run.summary()["accuracy"], 4) for run in found[name]],
-                "confusion": metrics.confusion_matrix(truth, said).tolist(),
-                "image_size": info["recipe"]["image_size"],
-                "backbone": info["recipe"].get("backbone", ""),
-                "weights": info["weights"]["sentence"],
-                "settings": {k: v for k, v in info["recipe"].items() if k not in ("name", "title")},
-                "parameters": int(costs["parameters"].mean()),
-                "parameters_trained": int(costs["parameters_trained"].mean()),
-                "cpu_seconds": round(costs["fit_cpu_seconds"].mean(), 1),
-                "memory_mb": round(costs["fit_memory_mb"].max()),
-            }
-        )
-    table = pd.DataFrame(rows)
+    for name, score in scores.join(comparison.differences(pooled, groups, best)).iterrows():
+        info, settings = folds[name][0].info, dict(folds[name][0].info["recipe"])
+        row = {"system": settings.pop("name"), "title": settings.pop("title"), "input": comparators.SYSTEMS[name].reads}
+        row |= score.to_dict() | {"fold_accuracy": [round(run.summary()["accuracy"], 4) for run in folds[name]]}
+        row["confusion"] = metrics.confusion_matrix(pooled[name]["truth"], pooled[name]["predicted"]).tolist()
+        row |= {"backbone": settings.get("backbone", ""), "weights": info["weights"]["sentence"], "settings": settings}
+        row |= {key: info[key] for key in ("parameters", "parameters_trained")}
+        row |= {"cpu_seconds": round(costs[name]["cpu_seconds"].mean(), 1)}
+        rows.append(row | {"memory_mb": round(costs[name]["memory_mb"].max())})
     about = {
         "dataset": scans.name,
         "dataset_sha256": scans.sha256,
-        "protocol": f"clean: grouped, stratified {options.folds}-fold; the train part trains, validation only chooses",
+        "protocol": f"clean: grouped, stratified {options.folds}-fold; the train set trains, validation only chooses",
         "seed": 0,
         "best": best,
-        "intervals": "95 %, bootstrap over groups of near-identical scans, 500 draws, all folds' test parts together",
-        "cpu_seconds": "CPU time of fitting, features of the base included, all threads, mean of the folds",
-        "memory_mb": "rise of the process's resident memory while fitting, sampled 50 times a second, highest fold; "
-        "own process, after loading the framework and the images",
+        "intervals": "95 %, bootstrap over groups of near-identical scans, 500 draws, all folds' test sets together",
+        "cpu_seconds": "CPU time of reading, fitting and testing, all threads, mean of the folds",
+        "memory_mb": "highest resident memory of a process of its own, framework included, highest fold",
         "script": "benchmarks/comparators.py",
     }
-    print(stored.write_table("comparators", table, about))
-    print(table.drop(columns=["settings", "confusion", "weights", "fold_accuracy"]).to_string())
+    print(stored.write_table("comparators", pd.DataFrame(rows), about), markdown(pd.DataFrame(rows)), sep="\n")
+
+
+HEADER = "system, accuracy [95 %], macro F1 [95 %], malignant found, difference to the best, base, parameters, CPU time"
+
+
+def markdown(table):
+    """Return the stored table "comparators" (`busilib.stored.table`) as the README shows it, one line per system."""
+    lines = [[*HEADER.split(", "), "memory"], ["---"] * 9]
+    for row in table.to_dict("records"):
+        accuracy, f1, gap = (
+            f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
+            for name, form in (("accuracy", ".3f"), ("macro_f1", ".3f"), ("difference", "+.3f"))
+        )
+        cells = [row["title"], accuracy, f1, f"{row['malignant']:.2f}", gap if row["difference"] else "the best"]
+        cells += [row["backbone"], f"{row['parameters']:,}", f"{row['cpu_seconds']:.0f} s"]
+        lines.append([*cells, f"{row['memory_mb']:.0f} MB"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|").replace(" --- |", "---|")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Comparators: each does what its source says, on examples worked by hand; all keep one interface and one contract."""
+"""Comparators: each does what its source says, on examples worked by hand; all are scikit-learn classifiers."""
 
+from dataclasses import replace
+
+import joblib
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import cross_val_predict
 from sklearn.svm import LinearSVC
 
-from busilib import published, recipes, runs
-from busilib.data import splits
-from busilib.errors import RunError, SplitError
-from busilib.learning import comparators, models
-from busilib.learning.comparators import base, baselines, capsule, cells, ensemble, forest, frozen
-from busilib.learning.comparators.base import Images
+from busilib import published, runs
+from busilib.errors import RunError, SplitError, WeightsError
+from busilib.learning import comparators, models, networks
 from busilib.recipes import CLASSES
 
 import keras  # isort: skip  (after busilib.learning, which loads it quietly)
@@ -30,43 +32,38 @@ SMALL = {
 }
 
 
-def small(name):
-    return comparators.get(name, **SMALL.get(name, {}))
-
-
 @pytest.fixture(scope="module")
 def split(phantoms):
     return comparators.folds(phantoms, 3)[0]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def made(phantoms, split, home, tiny):
+def made(phantoms, split, tmp_path_factory, tiny):
     """Return a function name → the run of that system, each fitted once."""
-    return lambda name: comparators.run(small(name), phantoms, split, runs=home)
+    home = tmp_path_factory.mktemp("runs")
+    return lambda name: comparators.run(name, phantoms, split, runs=home, **SMALL.get(name, {}))
+
+
+def estimator(name, **changes):
+    return comparators.get(name, **SMALL.get(name, {}) | changes).estimator(weights="none")
 
 
 def striped(n=30, size=32, seed=0):
-    """Images of three classes that differ in their stripes, with their labels and groups of one."""
+    """Return (X, y): images of three classes that differ in their stripes."""
     rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    waves = 127 + 100 * np.sin(np.arange(size) * np.array([0.3, 0.9, 2.0])[labels][:, None])
+    y = np.arange(n) % 3
+    waves = 127 + 100 * np.sin(np.arange(size) * np.array([0.3, 0.9, 2.0])[y][:, None])
     pixels = np.repeat(waves[:, None, :], size, axis=1) + rng.normal(0, 10, (n, size, size))
-    pixels = np.repeat(pixels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return Images(pixels, labels, np.arange(n))
+    return np.repeat(pixels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1), y
 
 
 # --- each system, by hand
 
 
 def test_squash_keeps_the_direction_and_bounds_the_length():
-    found = np.asarray(capsule.squash(ops.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])))
+    squashed = np.asarray(networks.squash(ops.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])))
     # lengths 5 and 0.5 become 25/26 and 0.25/1.25
-    np.testing.assert_allclose(found, [[0.6 * 25 / 26, 0.8 * 25 / 26], [0.12, 0.16], [0, 0]], atol=1e-4)
+    np.testing.assert_allclose(squashed, [[0.6 * 25 / 26, 0.8 * 25 / 26], [0.12, 0.16], [0, 0]], atol=1e-4)
 
 
 def test_routing_by_hand():
@@ -74,53 +71,43 @@ def test_routing_by_hand():
     votes = np.zeros((1, 2, 3, 2), "float32")
     votes[0, :, 0] = [3, 0]
     # Turn 1: c = 1/3 each, so s = (2, 0), of length 4/5 once squashed.
-    np.testing.assert_allclose(np.asarray(capsule.route(votes, 1))[0, 0], [0.8, 0], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(networks.route(votes, 1))[0, 0], [0.8, 0], atol=1e-4)
     # Turn 2: b = 3 · 0.8 = 2.4, c = e^2.4 / (e^2.4 + 2) = 0.8464, s = 2 · 3 · 0.8464 = 5.0786, s²/(1 + s²) = 0.9627.
-    np.testing.assert_allclose(np.asarray(capsule.route(votes, 2))[0, 0], [0.9627, 0], atol=1e-3)
-    np.testing.assert_allclose(np.asarray(capsule.route(votes, 3))[0, 1:], 0, atol=1e-4)
-
-
-def test_routing_leaves_the_one_that_disagrees():
-    votes = np.zeros((1, 3, 3, 2), "float32")
-    votes[0, :2, 0], votes[0, 2, 0] = [2, 0], [-2, 0]  # two against one
-    before, after = (np.asarray(capsule.route(votes, turns))[0, 0, 0] for turns in (1, 3))
-    assert after > before > 0, "the lone vote counts less and less"
+    np.testing.assert_allclose(np.asarray(networks.route(votes, 2))[0, 0], [0.9627, 0], atol=1e-3)
+    np.testing.assert_allclose(np.asarray(networks.route(votes, 3))[0, 1:], 0, atol=1e-4)
 
 
 def test_margin_loss_by_hand():
     lengths = ops.array([[0.9, 0.1, 0.3], [0.9, 0.1, 0.3]])
     # class 0 true: only 0.3 is too long, 0.5 · 0.2². class 1 true: 0.8² + 0.5 · 0.8² + 0.5 · 0.2².
-    np.testing.assert_allclose(np.asarray(capsule.margin_loss(ops.array([0, 1]), lengths)), [0.02, 0.98], atol=1e-6)
-
-
-def test_the_capsules_have_the_papers_sizes():
-    network, lengths = small("capsule").build()
-    votes = network.get_layer("votes")
-    assert votes.output.shape[1:] == (8, 3, 16) and votes.kernel.shape == (8, 8, 3, 16)
-    assert lengths.shape == (None, 3)
-    assert "iterations=3" in str(__import__("inspect").signature(capsule.route))
-
-
-def test_the_ridge_solution_by_hand():
-    h, targets = np.array([[1, 0], [0, 1], [1, 1]]), np.array([1, 2, 3])
-    # HᵀH + I = [[3, 1], [1, 3]], Hᵀt = (4, 5): B = (7/8, 11/8)
-    np.testing.assert_allclose(frozen.solve(h, targets, 1), [7 / 8, 11 / 8])
+    np.testing.assert_allclose(np.asarray(networks.margin_loss(ops.array([0, 1]), lengths)), [0.02, 0.98], atol=1e-6)
 
 
 def test_the_randomised_network_solves_only_its_output_layer():
+    h, targets = np.array([[1, 0], [0, 1], [1, 1]]), np.array([1, 2, 3])
+    # HᵀH + I = [[3, 1], [1, 3]], Hᵀt = (4, 5): B = (7/8, 11/8)
+    np.testing.assert_allclose(comparators.solve(h, targets, 1), [7 / 8, 11 / 8])
     rng = np.random.default_rng(0)
-    x, targets = rng.normal(size=(50, 7)), np.eye(3)[rng.integers(0, 3, 50)]
-    network = frozen.RandomisedNetwork(20, 0.5, seed=3).fit(x, targets)
-    oracle = Ridge(0.5, fit_intercept=False).fit(network.hidden(x), targets)
-    np.testing.assert_allclose(network.predict(x), oracle.predict(network.hidden(x)), atol=1e-8)
-    again = frozen.RandomisedNetwork(20, 5.0, seed=3).fit(x, targets)
-    np.testing.assert_array_equal(network.weights, again.weights)
+    x, y = rng.normal(size=(50, 7)), rng.integers(0, 3, 50)
+    network = comparators.RandomisedNetwork(20, 0.5, seed=3).fit(x, y)
+    oracle = Ridge(0.5, fit_intercept=False).fit(network.hidden(x), np.eye(3)[y])
+    np.testing.assert_allclose(network.output_, oracle.coef_.T, atol=1e-8)
+    np.testing.assert_array_equal(network.weights_, clone(network).set_params(ridge=5.0).fit(x, y).weights_)
     # One input of 0 and a bias of 0 lie in the middle of the sigmoid.
-    network.weights, network.bias = np.zeros((7, 2)), np.array([0, np.log(3)])
+    network.weights_, network.bias_ = np.zeros((7, 2)), np.array([0, np.log(3)])
     np.testing.assert_allclose(network.hidden(x[:1]), [[0.5, 0.75]])
 
 
-def test_a_cells_wiring_by_hand():
+def test_bcdnet_takes_the_width_that_validation_likes_best(tiny):
+    (x, y), validation = striped(60), striped(seed=1)
+    fitted = estimator("bcdnet").fit(x, y, validation)
+    features = fitted.features_.transform
+    scores = [one.fit(features(x), y).score(features(validation[0]), validation[1]) for one in fitted.candidates]
+    assert fitted.best_.get_params() == fitted.candidates[int(np.argmax(scores))].get_params()
+    assert len(fitted.candidates) == 2 * 3
+
+
+def test_a_cells_wiring_and_pooling_by_hand():
     # Operation k multiplies by k + 1. Node 2 = 1 · a + 2 · b; node 3 = 5 · node 2 + 5 · a. Nobody uses node 3.
     steps = []
 
@@ -128,224 +115,161 @@ def test_a_cells_wiring_by_hand():
         steps.append(stride)
         return x * (operation + 1)
 
-    assert cells.wire([10, 1], ((0, 0, 1, 1), (2, 4, 0, 4)), apply, stride=2) == [5 * 12 + 5 * 10]
+    assert networks.wire([10, 1], ((0, 0, 1, 1), (2, 4, 0, 4)), apply, stride=2) == [5 * 12 + 5 * 10]
     assert steps == [2, 2, 1, 2], "only what comes from outside is halved"
-    assert cells.wire([10, 1], ((0, 0, 0, 0),), apply) == [1, 20], "state 1 is a loose end too"
-
-
-def test_a_cells_pooling_by_hand():
+    assert networks.wire([10, 1], ((0, 0, 0, 0),), apply) == [1, 20], "state 1 is a loose end too"
     x = ops.reshape(ops.arange(16, dtype="float32"), (1, 4, 4, 1))
-    found = np.asarray(cells.operation(3, x, 1, stride=2))[0, ..., 0]
-    assert found.tolist() == [[10, 11], [14, 15]]
-    assert np.asarray(cells.operation(2, x, 1, stride=1))[0, 1, 1, 0] == 5, "the mean of 0 1 2 4 5 6 8 9 10"
-    assert cells.operation(4, x, 1, stride=1) is x
+    assert np.asarray(networks.operation(3, x, 1, stride=2))[0, ..., 0].tolist() == [[10, 11], [14, 15]]
+    assert np.asarray(networks.operation(2, x, 1, stride=1))[0, 1, 1, 0] == 5, "the mean of 0 1 2 4 5 6 8 9 10"
+    assert networks.operation(4, x, 1, stride=1) is x
 
 
-def test_the_cells_are_enas_own():
-    # The two lines of cifar10_micro_final.sh.
-    flat = [sum(nodes, ()) for nodes in (cells.NORMAL, cells.REDUCTION)]
-    assert " ".join(map(str, flat[0])) == "0 2 0 0 0 4 0 1 0 4 1 1 1 0 0 1 0 2 1 1"
-    assert " ".join(map(str, flat[1])) == "1 0 1 0 0 3 0 2 1 1 3 1 1 0 0 4 0 3 1 1"
+def test_a_cells_loose_ends_lie_side_by_side():
     x = keras.Input((8, 8, 6))
-    assert cells.cell(x, x, cells.NORMAL, 4).shape == (None, 8, 8, 5 * 4), "no node of the normal cell is used again"
-    half = cells.cell(x, x, cells.REDUCTION, 4, stride=2)
+    assert networks.cell(x, x, networks.NORMAL, 4).shape == (None, 8, 8, 5 * 4), "no node of the normal cell is reused"
+    half = networks.cell(x, x, networks.REDUCTION, 4, stride=2)
     assert half.shape == (None, 4, 4, 4 * 4), "node 3 is used by node 4"
-    assert cells.cell(x, half, cells.NORMAL, 4).shape == (None, 4, 4, 20), "the older state is made to fit"
-
-
-def test_lenets_layers_and_counts_by_hand():
-    network, _ = comparators.get("lenet", "full", image_size=32).build()
-    kinds = [type(layer).__name__ for layer in network.layers]
-    assert kinds.count("Conv2D") == 4 and kinds.count("MaxPooling2D") == 4
-    assert kinds[-4:] == ["Flatten", "Dense", "Dropout", "Dense"]
-    convolutions = (25 * 1 + 1) * 16 - 16 + 16 + (25 * 16 + 1) * 32 + (25 * 32 + 1) * 64 + (25 * 64 + 1) * 64
-    assert network.count_params() == convolutions + (2 * 2 * 64 + 1) * 128 + (128 + 1) * 3
-    assert network.layers[-1].kernel.shape == (128, 3)
-
-
-def test_the_ensembles_members_alternate_their_pooling():
-    for kernel, pools, rate in ensemble.MEMBERS:
-        layers = ensemble.member(32, kernel, pools, rate).layers
-        found = [type(layer).__name__ for layer in layers if "Pooling" in type(layer).__name__][:3]
-        assert found == [{"max": "MaxPooling2D", "average": "AveragePooling2D"}[pool] for pool in pools]
-        assert {layer.rate for layer in layers if isinstance(layer, keras.layers.GaussianDropout)} == {rate}
-        assert len(set(pools)) == 2
+    assert networks.cell(x, half, networks.NORMAL, 4).shape == (None, 4, 4, 20), "the older state is made to fit"
 
 
 def test_the_ensembles_judge_learns_from_out_of_fold_answers(monkeypatch):
     """Members that know by heart what they learned, and nothing else, must give the judge nothing to go by."""
 
-    class ByHeart:
-        input = output = None
+    class ByHeart(networks.Member):
+        def fit(self, X, y, validation=None, groups=None):
+            self.answers, self.history_ = dict(zip(map(bytes, X), y, strict=True)), comparators.NO_EPOCHS
+            return self
 
-        def predict(self, pixels, verbose=0):
-            codes = [self.known.get(image.tobytes()) for image in pixels]
+        def predict_proba(self, X):
+            codes = [self.answers.get(bytes(image)) for image in X]
             return np.array([np.full(3, 1 / 3) if code is None else np.eye(3)[code] for code in codes])
 
-    made = []
-
-    def fit(network, part, validation, settings, loss):
-        made[-1].known = {image.tobytes(): code for image, code in zip(*part, strict=True)}
-        return base.NO_EPOCHS
-
-    monkeypatch.setattr(ensemble, "member", lambda *given: made.append(ByHeart()) or made[-1])
-    monkeypatch.setattr(ensemble, "fit_network", fit)
-    monkeypatch.setattr(ensemble.keras, "Model", lambda *given: None)
-    images, system = striped(), small("ensemble")
-    system.fit(images, images)
-    assert len(made) == 6 and np.allclose(system.judge.coef_, 0, atol=1e-6)
-
-
-def test_inner_folds_keep_groups_together():
-    images = striped(40)._replace(groups=np.arange(40) // 6)
-    for inside, outside in base.inner_folds(images, 2):
-        assert not set(images.groups[inside]) & set(images.groups[outside])
+    monkeypatch.setattr(networks, "Member", ByHeart)
+    fitted = estimator("ensemble").fit(*striped())
+    assert [len(group) for group in fitted.members_] == [2, 2, 2]
+    assert np.allclose(fitted.judge_.coef_, 0, atol=1e-6)
 
 
 def test_texture_sees_texture_and_not_where_it_lies():
-    flat = forest.texture(np.full((64, 64), 100, np.uint8))
+    flat = comparators.texture(np.full((64, 64), 100, np.uint8))
     edges, pairs, rings = 3 * 3 * 4 * 8, 5 * 3 * 4, 10 + 18 + 26
     assert flat.shape == (edges + pairs + rings,) and np.isfinite(flat).all()
     contrast = slice(edges, edges + 12)
     assert (flat[contrast] == 0).all(), "no two neighbours differ"
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    found = forest.texture(stripes)[contrast].reshape(3, 4)  # distance, angle 0° 45° 90° 135°
-    np.testing.assert_allclose(found[0], [31**2, 31**2, 0, 31**2], err_msg="columns differ by 31 of 32 levels")
-    np.testing.assert_allclose(found[1, ::2], 0, err_msg="two apart is the same again")
+    measured = comparators.texture(stripes)[contrast].reshape(3, 4)  # distance, angle 0° 45° 90° 135°
+    np.testing.assert_allclose(measured[0], [31**2, 31**2, 0, 31**2], err_msg="columns differ by 31 of 32 levels")
+    np.testing.assert_allclose(measured[1, ::2], 0, err_msg="two apart is the same again")
 
 
-def test_the_svm_decides_as_a_linear_svm(tiny):
-    system, images = small("svm"), striped()
-    system.fit(images, weights=models.Weights("none", ""))
-    scaled = system.classifier[0].transform(system.features(images.pixels))
-    oracle = LinearSVC(C=1.0, max_iter=10_000, random_state=0).fit(scaled, images.labels)
-    fresh = striped(seed=1).pixels
-    expected = oracle.predict(system.classifier[0].transform(system.features(fresh)))
-    np.testing.assert_array_equal(system.predict(fresh).argmax(axis=1), expected)
-
-
-def test_frozen_features_are_the_bases_averages(tiny):
-    system, images = small("svm"), striped(3)
-    system.extract(models.Weights("none", ""), seed=5)
-    network = models.backbone("Tiny", 32, models.Weights("none", ""), seed=5)
-    maps = network(images.pixels.astype("float32") / 127.5 - 1, training=False)
-    np.testing.assert_allclose(system.features(images.pixels), np.mean(maps, axis=(1, 2)), atol=1e-5)
-
-
-def test_bcdnet_takes_the_width_that_validation_likes_best(tiny, monkeypatch):
-    class Fixed(frozen.RandomisedNetwork):
-        def predict(self, x):  # right on validation only with width 16 and ridge 1
-            right = np.eye(3)[np.arange(len(x)) % 3]
-            return right if (self.width, self.ridge) == (16, 1.0) else right[:, [1, 2, 0]]
-
-    monkeypatch.setattr(frozen, "RandomisedNetwork", Fixed)
-    system, images = small("bcdnet"), striped()
-    system.fit(images, images, weights=models.Weights("none", ""))
-    assert (system.classifier.width, system.classifier.ridge) == (16, 1.0)
+def test_the_svm_is_a_linear_svm_on_the_bases_averages(tiny):
+    (x, y), (fresh, _) = striped(), striped(seed=1)
+    fitted = estimator("svm").fit(x, y)
+    base = models.backbone("Tiny", 32, models.Weights("none", ""), seed=0)
+    maps = base(x.astype("float32") / 127.5 - 1, training=False)
+    np.testing.assert_allclose(fitted[0].transform(x), np.mean(maps, axis=(1, 2)), atol=1e-5)
+    oracle = LinearSVC(C=1.0, max_iter=100_000, random_state=0).fit(fitted[:-1].transform(x), y)
+    expected = oracle.predict(fitted[:-1].transform(fresh))
+    np.testing.assert_array_equal(fitted.predict_proba(fresh).argmax(axis=1), expected)
 
 
 def test_baselines_by_hand():
-    images = striped(30)
-    keep = np.r_[0:30:3, 1:30:3][:14]  # ten of class 0, four of class 1
-    some = Images(*(np.concatenate([one[keep], one[2:3]]) for one in images))
-    majority = comparators.get("majority", image_size=32)
-    majority.fit(some)
-    np.testing.assert_allclose(majority.predict(images.pixels[:2]), [[10 / 15, 4 / 15, 1 / 15]] * 2)
-    nearest = comparators.get("nearest")
-    nearest.fit(images)
-    copy = images.pixels[[7]] + np.uint8(1)
-    assert nearest.predict(copy).tolist() == [[0, 1, 0]], "a copy of image 7, of class 1"
-    np.testing.assert_allclose(baselines.thumbnails(np.full((1, 2, 2, 3), 51, np.uint8)), [[0.2] * 4])
+    x, y = striped()
+    rows = np.r_[np.arange(0, 30, 3), np.arange(1, 13, 3), 2]  # ten of class 0, four of class 1, one of class 2
+    shares = estimator("majority").fit(x[rows], y[rows]).predict_proba(x[:2])
+    np.testing.assert_allclose(shares, [[10 / 15, 4 / 15, 1 / 15]] * 2)
+    copy = x[[7]] + np.uint8(1)
+    assert estimator("nearest").fit(x, y).predict_proba(copy).tolist() == [[0, 1, 0]], "a copy of image 7, of class 1"
+    np.testing.assert_allclose(comparators.thumbnails(np.full((1, 2, 2, 3), 51, np.uint8)), [[0.2] * 4])
 
 
-@pytest.mark.parametrize("name", ["logistic", "forest", "svm", "lenet"])
-def test_what_is_plain_to_see_is_learned(name, tiny):
+# --- scikit-learn's interface
+
+
+@pytest.mark.parametrize("name", ["logistic", "forest", "svm", "bcdnet", "lenet"])
+def test_what_is_plain_to_see_is_learned_in_cross_validation(name, tiny):
     changes = {"epochs": 15, "batch_size": 8, "widths": (8, 8, 8, 8)} if name == "lenet" else {}
-    system = comparators.get(name, **SMALL.get(name, {}) | changes)
-    system.fit(striped(60), striped(30, seed=1), weights=models.Weights("none", ""))
-    fresh = striped(30, seed=2)
-    assert np.mean(system.predict(fresh.pixels).argmax(axis=1) == fresh.labels) > 0.9
+    x, y = striped(75)
+    answers = cross_val_predict(estimator(name, **changes), x, y, cv=2, method="predict_proba")
+    assert answers.shape == (75, 3) and np.mean(answers.argmax(axis=1) == y) > 0.9
 
 
-# --- the interface and the contract
+@pytest.mark.parametrize("name", comparators.SYSTEMS)
+def test_a_clone_has_the_same_settings(name):
+    system = comparators.get(name, **SMALL.get(name, {}))
+    first, second = (make(system.estimator("none")) for make in (lambda one: one, clone))
+    assert str(first.get_params()) == str(second.get_params())
+    for key in first.get_params().keys() & system.settings.keys():
+        assert first.get_params()[key] == system.settings[key]
+
+
+def test_without_a_validation_part_a_fifth_of_whole_groups_is_held_out():
+    y, groups = np.arange(60) % 3, np.arange(60) // 2
+    (inside, _), (outside, labels) = networks.parts(groups, y, None, groups, seed=0)
+    assert not set(inside) & set(outside) and len(inside) + len(outside) == 60
+    assert 9 <= len(outside) <= 15 and set(labels) == {0, 1, 2}
+
+
+# --- runs
 
 
 @pytest.mark.parametrize("name", comparators.SYSTEMS)
 def test_every_system_leaves_a_run_that_says_the_same(name, made, split, phantoms):
     run = made(name)
     assert sorted(run.predictions["file_id"]) == sorted(split.table["file_id"])
-    info = run.info
-    assert info["recipe"]["name"] == name and info["split"]["sha256"] == split.sha256
-    assert info["parameters"] >= info["parameters_trained"] > 0
-    assert info["fit_seconds"] >= 0 and info["fit_cpu_seconds"] >= 0 and info["fit_memory_mb"] >= 0
-    assert len(run.history) == info["epochs_run"]
-    card = (run.folder / "model_card.md").read_text(encoding="utf-8")
-    assert f"**System**: {info['recipe']['title']}: image_size" in card
-    system = small(name)
-    pixels = comparators._pixels(system, split, phantoms)
-    found = run.model().predict(pixels)
-    np.testing.assert_allclose(found, run.predictions[runs.PROBABILITIES], atol=1e-4)
+    assert run.info["parameters"] >= run.info["parameters_trained"] > 0
+    assert len(run.history) == run.info["epochs_run"]
+    assert f"**System**: {run.info['recipe']['title']}: " in run.card
+    system = comparators.get(**run.info["recipe"])  # as `busi repeat` does
+    assert system == comparators.get(name, **SMALL.get(name, {}))
+    comparators.frozen_base.cache_clear()
+    model, pixels = run.model(), comparators.read(system, split, phantoms)
+    said = model.predict_proba(pixels) if hasattr(model, "predict_proba") else model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(said, run.predictions[runs.PROBABILITIES], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["lenet", "bcdnet"])
 def test_the_same_seed_gives_the_same(name, made, phantoms, split, tmp_path):
-    again = comparators.run(small(name), phantoms, split, runs=tmp_path)
+    again = comparators.run(name, phantoms, split, runs=tmp_path, **SMALL[name])
     tables = [one.predictions[runs.PROBABILITIES] for one in (made(name), again)]
     np.testing.assert_allclose(*tables, atol=1e-5)
 
 
-def test_fitting_leaves_the_settings_as_they_were(made):
-    made("majority")
-    system = small("majority")
-    assert vars(system) == {"image_size": 32}
+def test_a_saved_system_refuses_another_base(tiny, tmp_path):
+    fitted = estimator("svm").fit(*striped())
+    joblib.dump(fitted.set_params(frozenfeatures__seed=1), tmp_path / "model.joblib")
+    assert (tmp_path / "model.joblib").stat().st_size < 20_000, "the base is not in it"
+    with pytest.raises(WeightsError, match="Tiny: this is not the base that the system was trained on"):
+        joblib.load(tmp_path / "model.joblib").predict_proba(striped()[0])
 
 
-def test_collect_lists_comparators_and_recipes_together(made, home, phantoms, split):
-    made("majority"), made("lenet")
-    from busilib.learning import training
-
-    recipe = recipes.get("A-frozen", backbone="Tiny", image_size=32, epochs=1, dense=(4,))
-    runs.find_or_train(recipe, phantoms, split, training.train, weights=models.Weights("none", ""), runs=home)
-    table = runs.collect(home).set_index("name")
-    assert {"A-frozen", "majority", "lenet"} <= set(table.index)
-    assert table.loc["majority", "test_accuracy"] == table.loc["majority", "test_majority"]
-
-
-def test_a_run_without_its_model_says_so(made, home):
-    run = made("majority")
-    kept = (run.folder / "model.joblib").rename(home / "kept")
-    try:
-        with pytest.raises(RunError, match="neither model.keras nor model.joblib"):
-            run.model()
-    finally:
-        kept.rename(run.folder / "model.joblib")
+def test_parameters_by_hand(tiny):
+    x, y = striped()
+    assert list(comparators.parameters(estimator("nearest").fit(x, y))) == [30 * 32 * 32] * 2
+    base = sum(np.prod(shape) for shape in [(3, 3, 3, 8), (8,), (4, 8), (3, 3, 8, 16), (16,), (4, 16)])
+    head = 16 * 3 + 3 + 2 * 16  # weights, biases, mean and spread of each feature
+    assert list(comparators.parameters(estimator("svm").fit(x, y))) == [base + head, head]
 
 
 def test_every_published_system_has_its_printed_number():
-    assert {kind.title for kind in comparators.PUBLISHED} == set(published.COMPARISON["system"])
-    for kind in comparators.PUBLISHED:
-        for word in ("Source: ", "known: ", "chosen: "):
-            assert word in kind.__doc__, (kind.name, word)
-
-
-@pytest.mark.parametrize("name", comparators.SYSTEMS)
-def test_quick_is_smaller_than_full(name):
-    quick, full = (comparators.get(name, profile).as_dict() for profile in ("quick", "full"))
-    for key, value in quick.items():
-        if isinstance(value, int) and key != "patience":
-            assert value <= full[key]
+    titles = set(published.COMPARISON["system"])
+    systems = [system for system in comparators.SYSTEMS.values() if system.title in titles]
+    assert len(systems) == len(titles) == 8
+    for system in systems:
+        assert all(word in system.make.__doc__ for word in ("Source: ", "known: ", "chosen: ")), system.name
 
 
 # --- bad input
 
 
-def test_a_fold_without_one_of_the_classes(phantoms, split):
-    from dataclasses import replace
-
+def test_a_class_is_missing(phantoms, split):
     rows = split.table
     without = replace(split, table=rows[~((rows["split"] == "test") & (rows["label"] == "normal"))])
     with pytest.raises(SplitError, match=r"clean, fold 1 of 3: the test part has \d+ images, but none of .* normal"):
-        comparators.run(small("majority"), phantoms, without)
+        comparators.run("majority", phantoms, without)
+    x, y = striped()
+    with pytest.raises(SplitError, match="the training part has 20 images, but none of the class malignant"):
+        estimator("lenet").fit(x[y != 1], y[y != 1])
 
 
 def test_fewer_images_than_folds(phantoms):
@@ -353,66 +277,38 @@ def test_fewer_images_than_folds(phantoms):
         comparators.folds(phantoms, 50)
     with pytest.raises(SplitError, match="1 fold: cross-validation needs two or more"):
         comparators.folds(phantoms, 1)
-    images = striped(9)
-    with pytest.raises(SplitError, match="4 folds, but only 3 benign images"):
-        base.inner_folds(images, 4)
-    alone = images._replace(groups=np.where(images.labels == 2, 0, images.groups + 1))
-    with pytest.raises(SplitError, match="only 1 normal images .* nothing to train on and test"):
-        base.inner_folds(alone, 2)
+    x, y = striped(9)
+    with pytest.raises(SplitError, match="5 folds, but only 3 benign images"):
+        estimator("lenet").fit(x, y)
+    with pytest.raises(SplitError, match="only 1 normal images .* Add images of that class"):
+        estimator("ensemble").fit(x, y, groups=np.where(y == 2, 0, np.arange(9) + 1))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([[np.nan, 0, 1], [0, 0, 1]], r"gave NaN or infinite probabilities for 1 of 2 images"),
-        ([[np.inf, 0, 1], [0, 0, 1]], r"gave NaN or infinite"),
-        ([[0.5, 0.2, 0.1], [0, 0, 1]], "numbers that are no probabilities"),
-        ([[1.5, -0.5, 0], [0, 0, 1]], "numbers that are no probabilities"),
-        ([[0.5, 0.5]], r"an array of \(1, 2\) for 2 images"),
-    ],
-)
-def test_what_is_no_probability_is_refused(values, message):
-    with pytest.raises(RunError, match=f"LeNet.*{message}"):
-        base.check_probabilities(values, 2, "LeNet")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5, -0.5])
+def test_what_is_no_probability_is_refused(value):
+    wrong = "no probabilities: there must be three per image" if np.isfinite(value) else "NaN or .* for 1 of 2 images"
+    with pytest.raises(RunError, match=f"LeNet gave {wrong}"):
+        comparators.check_probabilities([[value, 0, 1], [0, 0, 1]], 2, "LeNet")
 
 
 def test_nan_leaves_no_run(phantoms, split, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparators.Majority, "predict", lambda self, pixels: np.full((len(pixels), 3), np.nan))
-    with pytest.raises(RunError, match=r"majority class \(clean, fold 1 of 3\) gave NaN .* for 58 of 58 images"):
-        comparators.run(small("majority"), phantoms, split, runs=tmp_path)
+    monkeypatch.setattr(networks.LeNet, "predict_proba", lambda self, pixels: np.full((len(pixels), 3), np.nan))
+    with pytest.raises(RunError, match=r"LeNet-like CNN \(clean, fold 1 of 3\) gave NaN .* for 58 of 58 images"):
+        comparators.run("lenet", phantoms, split, runs=tmp_path, **SMALL["lenet"])
     assert runs.collect(tmp_path).empty
 
 
 def test_what_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="system 'vgg' does not exist; choose one of: majority, nearest"):
         comparators.get("vgg")
-    with pytest.raises(ValueError, match="lenet has no setting 'depth'; choose one of: image_size, epochs"):
+    with pytest.raises(ValueError, match="setting of lenet 'depth' does not exist; choose one of: epochs, batch_size"):
         comparators.get("lenet", depth=3)
     with pytest.raises(ValueError, match="PROFILE 'slow' does not exist"):
         comparators.get("lenet", "slow")
 
 
 def test_folds_test_each_scan_once(phantoms):
-    made = comparators.folds(phantoms, 3)
-    tested = [name for split in made for name in split.part("test")["image_id"]]
-    assert len(tested) == len(set(tested)) == len(made[0].table)
-    assert isinstance(made[0], splits.Split) and set(made[0].table["label"]) == set(CLASSES)
-
-
-def test_measure_sees_time_and_memory():
-    with base.measure() as cost:
-        block = np.ones(20_000_000)  # 160 MB
-        for _ in range(20):
-            block += 1
-    assert cost["memory_mb"] > 100 and cost["seconds"] > 0 and cost["cpu_seconds"] > 0
-
-
-def test_a_system_that_lacks_a_method_cannot_be_made():
-    class Half(base.Comparator):
-        name, title = "half", "half a system"
-
-        def fit(self, train, validation, *, weights=None, seed=0):
-            return base.NO_EPOCHS
-
-    with pytest.raises(TypeError, match="abstract"):
-        Half(image_size=32)
+    splits = comparators.folds(phantoms, 3)
+    tested = [name for split in splits for name in split.part("test")["image_id"]]
+    assert len(tested) == len(set(tested)) == len(splits[0].table)
+    assert set(splits[0].table["label"]) == set(CLASSES)
