@@ -27,7 +27,9 @@ CODE = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (
 
 
 def leaks_of(heads, scans, seed):
-    """Measure every leak once: one row a kind of `LEAKS`, with the accuracies without and with_leak, and n.
+    """Measure every leak once: one row per kind of `LEAKS`, with the accuracies without and with_leak, n and n_train.
+
+    ``n`` is the number of test files, ``n_train`` that of the images in the training set without the leak.
 
     ``seed`` draws the split and the head's first weights. The two rows on choosing an epoch come from one training:
     the same weights, once the epoch chosen on the validation part, once on the test part.
@@ -60,21 +62,22 @@ def _leaks(heads, scans, seed):
         leaking = heads.train(pair.with_leak, seed).predictions
         rows.append((kind, without, accuracy(leaking), int((leaking["split"] == "test").sum())))
     table = pd.DataFrame(rows, columns=["kind", "without", "with_leak", "n"])
-    return table.assign(seed=seed, difference=table["with_leak"] - table["without"])
+    # The same for all pairs: a mask or an augmented copy is no other image.
+    n_train = split.part("train")["image_id"].nunique()
+    return table.assign(seed=seed, difference=table["with_leak"] - table["without"], n_train=n_train)
 
 
 def worth(rows):
-    """Return what each leak is worth, in the order of `LEAKS`: mean, low, high (paired t over seeds), in points."""
-    table = pd.DataFrame.from_dict(
-        {
-            kind: metrics.mean_interval(100 * rows.loc[rows["kind"] == kind, "difference"])
-            for kind in LEAKS
-            if kind in set(rows["kind"])
-        },
-        orient="index",
-        columns=["mean", "low", "high"],
-    )
-    return table.assign(what=[LEAKS[kind] for kind in table.index])
+    """Return what each leak is worth, in the order of `LEAKS`: mean, low, high in points, and what (in words).
+
+    The seeds draw splits of one data set, so the interval is `metrics.corrected_interval`'s.
+    """
+    intervals = {
+        kind: metrics.corrected_interval(100 * group["difference"], group["n_train"], group["n"])
+        for kind, group in rows.groupby("kind")
+    }
+    table = pd.DataFrame.from_dict(intervals, orient="index", columns=["mean", "low", "high"])
+    return table.loc[[kind for kind in LEAKS if kind in intervals]].assign(what=lambda t: t.index.map(LEAKS))
 
 
 def scans_or_masks(heads, scans, seed, split_seed=42):
@@ -127,7 +130,7 @@ def three_ways():
 
     folds = stored.table("clean-ResNet50").query("part == 'test' and seed == 0")
     pooled = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
-    value, low, high = pooled.loc["accuracy"]
+    value, low, high = pooled.loc["accuracy", ["value", "low", "high"]]
     proper = f"{value:.3f} [{low:.3f}, {high:.3f}] of {len(folds)}"
     printed_a, printed_b = published.A_SCORES.loc[3, "accuracy"] / 100, metrics.accuracy(published.B_CONFUSION)
     rows = [

@@ -89,11 +89,12 @@ def test_leaks_are_measured_once_and_kept(base, phantoms, monkeypatch):
     pd.testing.assert_frame_equal(studies.leaks_of(base, phantoms, 0), table)
 
 
-def test_worth_is_the_paired_interval():
-    rows = pd.DataFrame({"kind": ["copies"] * 3 + ["masks"] * 3, "difference": [0.1, 0.2, 0.0, 0.3, 0.3, 0.3]})
-    found = studies.worth(rows)
-    assert found.loc["copies", ["mean", "low", "high"]].tolist() == pytest.approx(metrics.mean_interval([10, 20, 0]))
-    assert found.loc["masks", "mean"] == pytest.approx(30) and list(found.index) == ["copies", "masks"]
+def test_worth_is_the_corrected_interval_of_repeated_splits():
+    rows = pd.DataFrame({"kind": ["masks"] * 3 + ["copies"] * 3, "difference": [0.3, 0.3, 0.3, 0.1, 0.2, 0.0]})
+    table = studies.worth(rows.assign(n=30, n_train=[100, 120, 140] * 2))
+    expected = metrics.corrected_interval([10, 20, 0], [100, 120, 140], 30)
+    assert table.loc["copies", ["mean", "low", "high"]].tolist() == pytest.approx(expected)
+    assert table.loc["masks", "mean"] == pytest.approx(30) and list(table.index) == ["copies", "masks"]
 
 
 def test_clean_tests_every_scan_once_on_heads_that_never_saw_its_group(base, phantoms):
