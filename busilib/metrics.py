@@ -1,4 +1,4 @@
-"""Scores with intervals: arrays in, numbers out.
+"""Scores with intervals: arrays in, numbers out. What scikit-learn and scipy have is theirs.
 
 Labels and predictions are integer arrays (N,) in class order; a confusion matrix has the truth in its rows and the
 prediction in its columns, (K, K), counts. Scores are fractions in [0, 1].
@@ -6,7 +6,9 @@ prediction in its columns, (K, K), counts. Scores are fractions in [0, 1].
 
 import numpy as np
 import pandas as pd
+import sklearn.metrics as sk
 from scipy import stats
+from sklearn.utils import check_consistent_length
 
 
 def confusion_matrix(truth, predicted, classes=3):
@@ -14,99 +16,70 @@ def confusion_matrix(truth, predicted, classes=3):
 
     Raises ValueError for a label that is not a whole number from 0 to K - 1.
     """
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.shape != predicted.shape:
-        raise ValueError(f"{truth.size} labels but {predicted.size} predictions")
-    if not np.isin([truth, predicted], range(classes)).all():
+    # Labels outside the list are dropped by scikit-learn without a word.
+    if not np.isin(np.append(truth, predicted), range(classes)).all():
         raise ValueError(f"labels and predictions must be whole numbers from 0 to {classes - 1}")
-    matrix = np.zeros((classes, classes), dtype=int)
-    np.add.at(matrix, (truth.astype(int), predicted.astype(int)), 1)
-    return matrix
+    return sk.confusion_matrix(truth, predicted, labels=range(classes))
 
 
 def wilson(right, total, level=0.95):
     """Return the Wilson score interval (low, high) of ``right`` successes in ``total`` trials.
 
     Source: E. B. Wilson, JASA 22 (1927) 209. Unlike p ± 1.96 se it stays inside [0, 1] and holds for small counts.
-    ``total == 0`` gives (nan, nan): there is nothing to say.
+    ``total == 0`` gives (nan, nan): there is nothing to say. Raises ValueError when right > total.
     """
-    if not 0 <= right <= total:
-        raise ValueError(f"{right} right of {total}: impossible")
-    if total == 0:
+    if right == total == 0:
         return float("nan"), float("nan")
-    z = stats.norm.ppf(0.5 + level / 2)
-    share = right / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    # With 0 or all right, rounding would leave the share itself a hair outside its interval.
-    return float(min(max(0.0, centre - half), share)), float(max(min(1.0, centre + half), share))
+    return tuple(map(float, stats.binomtest(right, total).proportion_ci(level, method="wilson")))
 
 
 def accuracy(matrix):
-    """Right over all: the diagonal's share."""
-    matrix = np.asarray(matrix)
-    return float(np.trace(matrix) / matrix.sum())
+    """Return the share that is right: the diagonal's."""
+    return float(np.trace(matrix) / np.sum(matrix))
 
 
 def majority(matrix):
-    """Accuracy of always naming the most frequent class: what any model must beat."""
-    matrix = np.asarray(matrix)
-    return float(matrix.sum(axis=1).max() / matrix.sum())
+    """Return the accuracy of always naming the most frequent class: what any model must beat."""
+    return float(np.sum(matrix, axis=1).max() / np.sum(matrix))
 
 
 def per_class(matrix, classes):
-    """Return one row a class: n, sensitivity, specificity, precision, F1; sensitivity and precision with intervals.
+    """Return one row per class: n, sensitivity, specificity, precision, F1; sensitivity and precision with intervals.
 
     A class that was never predicted has no precision (NaN), and F1 0, as in scikit-learn with ``zero_division=0``.
     """
-    matrix = np.asarray(matrix)
-    rows = []
-    for k, name in enumerate(classes):
-        hit, actual, named = matrix[k, k], matrix[k].sum(), matrix[:, k].sum()
-        others = matrix.sum() - actual
-        low, high = wilson(hit, actual)
-        precision_low, precision_high = wilson(hit, named)
-        rows.append(
-            {
-                "class": name,
-                "n": int(actual),
-                "sensitivity": _ratio(hit, actual),
-                "sensitivity_low": low,
-                "sensitivity_high": high,
-                "specificity": _ratio(others - (named - hit), others),
-                "precision": _ratio(hit, named),
-                "precision_low": precision_low,
-                "precision_high": precision_high,
-                "f1": 2 * hit / (actual + named) if actual + named else 0.0,
-            }
-        )
-    return pd.DataFrame(rows).set_index("class")
+    (truth, predicted), codes = _labels(matrix), range(len(matrix))
+    hits, actual, named = np.diag(matrix), np.sum(matrix, axis=1), np.sum(matrix, axis=0)
+    scores = sk.precision_recall_fscore_support(truth, predicted, labels=codes, zero_division=np.nan)
+    table = pd.DataFrame({"n": actual, "sensitivity": scores[1]}, index=pd.Index(classes, name="class"))
+    table[["sensitivity_low", "sensitivity_high"]] = [wilson(*counts) for counts in zip(hits, actual, strict=True)]
+    table["specificity"] = [sk.recall_score(truth != k, predicted != k, zero_division=np.nan) for k in codes]
+    table["precision"] = scores[0]
+    table[["precision_low", "precision_high"]] = [wilson(*counts) for counts in zip(hits, named, strict=True)]
+    return table.assign(f1=np.nan_to_num(scores[2]))
 
 
 def averages(matrix):
     """Return accuracy and the weighted and macro averages of precision, recall and F1, as a dict.
 
-    Weighted = by the number of images of each class; macro = every class counts the same. Weighted recall always
-    equals accuracy, which is why a table of weighted averages shows it twice.
+    Weighted = by the number of images of each class; macro = every class counts the same, also one that was predicted
+    and does not exist (F1 0). Weighted recall always equals accuracy, which is why a table of weighted averages shows
+    it twice.
     """
-    table = per_class(matrix, range(len(matrix))).fillna({"precision": 0.0})
-    table = table[table["n"] > 0]
-    weights = table["n"] / table["n"].sum()
-    scores = {"accuracy": accuracy(matrix)}
-    for name, column in (("precision", "precision"), ("recall", "sensitivity"), ("f1", "f1")):
-        scores[f"weighted_{name}"] = float((table[column] * weights).sum())
-        scores[f"macro_{name}"] = float(table[column].mean())
+    scores, labels = {"accuracy": accuracy(matrix)}, _labels(matrix)
+    for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+        for average in ("weighted", "macro"):
+            scores[f"{average}_{name}"] = float(score(*labels, average=average, zero_division=0))
     return scores
 
 
 def summary(matrix):
     """Return accuracy with its 95 % Wilson interval, the majority baseline, and the averages, as a dict."""
-    matrix = np.asarray(matrix)
-    right, total = int(np.trace(matrix)), int(matrix.sum())
+    right, total = int(np.trace(matrix)), int(np.sum(matrix))
     low, high = wilson(right, total)
-    macro_low, macro_high = bootstrap(matrix, _macro_f1)
     scores = {"n": total, "right": right, "accuracy_low": low, "accuracy_high": high, "majority": majority(matrix)}
-    return scores | averages(matrix) | {"macro_f1_low": macro_low, "macro_f1_high": macro_high}
+    macro = ("macro_f1_low", "macro_f1_high")
+    return scores | averages(matrix) | dict(zip(macro, bootstrap(matrix, _macro_f1), strict=True))
 
 
 def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
@@ -115,15 +88,9 @@ def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
     Stratified, so that a rare class is in every draw. With classes fixed, one draw of n images of a class is one
     multinomial draw of its row: the images themselves are not needed.
     """
-    matrix = np.asarray(matrix)
     rng = np.random.default_rng(seed)
-    drawn = [
-        rng.multinomial(row.sum(), row / row.sum(), size=draws) if row.sum() else np.tile(row, (draws, 1))
-        for row in matrix
-    ]
-    values = [score(m) for m in np.stack(drawn, axis=1)]
-    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    drawn = [rng.multinomial(sum(row), np.divide(row, max(sum(row), 1)), size=draws) for row in matrix]
+    return tuple(_percentiles([score(m) for m in np.stack(drawn, axis=1)], level).tolist())
 
 
 def probability_scores(truth, probabilities):
@@ -139,26 +106,28 @@ def probability_scores(truth, probabilities):
     matrix = confusion_matrix(truth, probabilities.argmax(axis=1), probabilities.shape[1])
     actual = matrix.sum(axis=1)
     sensitivity = np.where(actual > 0, np.diag(matrix) / np.maximum(actual, 1), np.nan)
-    areas = [_auc(truth == k, probabilities[:, k]) for k in range(len(matrix))]
-    scores = {
-        "accuracy": accuracy(matrix),
-        "balanced_accuracy": float(sensitivity.mean()),
-        "macro_f1": _macro_f1(matrix),
-        "auc": float(np.mean(areas)),
-    }
-    return scores | {f"sensitivity_{k}": float(value) for k, value in enumerate(sensitivity)}
+    area = _auc(truth, probabilities) if actual.all() else np.nan
+    scores = {"accuracy": accuracy(matrix), "balanced_accuracy": sensitivity.mean(), "macro_f1": _macro_f1(matrix)}
+    scores |= {"auc": area} | {f"sensitivity_{k}": value for k, value in enumerate(sensitivity)}
+    return {name: float(value) for name, value in scores.items()}
 
 
 def with_intervals(truth, probabilities, groups, draws=500, level=0.95, seed=0):
-    """Return `probability_scores` as a table: index score; columns value, low, high, by a bootstrap over groups."""
-    truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
-    values, drawn = probability_scores(truth, probabilities), []
-    grouped_bootstrap(
-        lambda t, p: drawn.append(list(probability_scores(t, p).values())) or 0.0,
-        groups, truth, probabilities, draws=draws, level=level, seed=seed,
-    )  # fmt: skip
-    table = pd.DataFrame(drawn, columns=list(values)).quantile([0.5 - level / 2, 0.5 + level / 2]).T
-    return table.set_axis(["low", "high"], axis=1).assign(value=values)[["value", "low", "high"]]
+    """Return `probability_scores` as a table: index score; columns value, low, high and draws.
+
+    The intervals are those of `grouped_bootstrap`. A draw that lacks a class of ``truth`` is left out of all of them;
+    ``draws`` is the number of those that count. Raises ValueError when fewer than half do.
+    """
+    values = pd.Series(probability_scores(truth, probabilities))
+    scored = values.index[values.notna()]  # a class that is nowhere in the truth has no score in any draw either
+
+    def score(*arrays):
+        scores = probability_scores(*arrays)
+        return [scores[name] for name in scored]
+
+    drawn = _draw(score, groups, (truth, probabilities), draws, seed)
+    intervals = pd.DataFrame(_percentiles(drawn, level).T, scored, ["low", "high"])
+    return pd.DataFrame({"value": values}).join(intervals).assign(draws=len(drawn))
 
 
 def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
@@ -171,37 +140,29 @@ def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
     is missing from it) must give NaN, and is left out. Source: Davison & Hinkley, Bootstrap Methods (1997), 3.8.
     Raises ValueError when the lengths differ, or when fewer than half of the draws have a score.
     """
-    arrays = [np.asarray(array) for array in arrays]
-    _, codes = np.unique(np.asarray(groups), return_inverse=True)
-    if any(len(array) != len(codes) for array in arrays):
-        raise ValueError(f"{len(codes)} groups but arrays of {', '.join(str(len(a)) for a in arrays)} rows")
-    rows = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(draws):
-        drawn = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
-        values.append(score(*(array[drawn] for array in arrays)))
-    values = np.array(values, dtype=float)
-    known = values[np.isfinite(values)]
-    if len(known) < draws / 2:
-        raise ValueError(f"only {len(known)} of {draws} draws have a score: there are too few groups of some class")
-    low, high = np.quantile(known, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    return tuple(_percentiles(_draw(score, groups, arrays, draws, seed), level).tolist())
 
 
 def mean_interval(values, level=0.95):
-    """Return (mean, low, high) of repeated measurements (n,), for instance one a seed, by Student's t.
+    """Return (mean, low, high) of independent measurements (n,), for instance one per weight seed, by Student's t.
 
-    Of paired differences it is the paired t interval. With one value the interval is unknown: NaN.
+    Of paired differences it is the paired t interval. With one value the interval is unknown: NaN. Measurements on
+    repeated splits of one data set are not independent: see `corrected_interval`.
     """
-    values = np.asarray(values, dtype=float)
-    if values.size == 0:
-        raise ValueError("there are no values to take the mean of")
-    mean = float(values.mean())
-    if values.size == 1:
-        return mean, float("nan"), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
-    return mean, mean - float(half), mean + float(half)
+    return corrected_interval(values, 1, 0, level)
+
+
+def corrected_interval(values, n_train, n_test, level=0.95):
+    """Return (mean, low, high) of measurements (n,) on n random splits of one data set, by a corrected t interval.
+
+    Such splits share most of their training images, so their results vary together and Student's t is too narrow. Its
+    variance times 1/n is replaced by the variance times (1/n + n_test/n_train). Source: C. Nadeau & Y. Bengio,
+    Machine Learning 52 (2003) 239. ``n_train``, ``n_test``: how many images, one number or one per split.
+    """
+    values = pd.Series(values, dtype=float)
+    factor = 1 / values.size + np.mean(np.divide(n_test, n_train))
+    half = stats.t.ppf(0.5 + level / 2, values.size - 1) * values.std() * np.sqrt(factor)
+    return tuple(map(float, (values.mean(), values.mean() - half, values.mean() + half)))
 
 
 def mcnemar(truth, first, second):
@@ -210,9 +171,8 @@ def mcnemar(truth, first, second):
     Only images that one model has right and the other wrong say anything. p is the exact two-sided binomial value.
     Source: Q. McNemar, Psychometrika 12 (1947) 153.
     """
-    truth, first, second = map(np.asarray, (truth, first, second))
-    only_first = int(((first == truth) & (second != truth)).sum())
-    only_second = int(((first != truth) & (second == truth)).sum())
+    first, second = (np.asarray(predicted) == np.asarray(truth) for predicted in (first, second))
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return {"only_first": only_first, "only_second": only_second, "p": _sign_test(only_first, only_second)}
 
 
@@ -221,29 +181,26 @@ def mcnemar_bounds(right_first, right_second, total):
 
     The images that just one model has right are unknown; only the difference of their numbers is. p is smallest when
     the better model has all that the other has right, largest when they share as few as the counts allow.
+    Raises ValueError when one is right more often than there are images.
     """
-    if not (0 <= right_first <= total and 0 <= right_second <= total):
-        raise ValueError(f"{right_first} and {right_second} right of {total}: impossible")
     gain = abs(right_second - right_first)
     most = min(right_first, right_second, total - max(right_first, right_second))
     return _sign_test(0, gain), _sign_test(most, most + gain)
 
 
 def calibration(truth, probabilities, bins=10):
-    """Return one row a bin of confidence: n, confidence (mean), accuracy, low, high (Wilson); empty bins are left out.
+    """Return one row per bin of confidence: n, confidence (mean), accuracy, low, high (Wilson); no empty bins.
 
-    ``truth`` (N,) class numbers; ``probabilities`` (N, K). The confidence is the highest probability of a row; bins are
-    of equal width. A well-calibrated model is right on 70 % of the images on which its confidence is 0.7.
+    ``truth`` (N,) class numbers; ``probabilities`` (N, K). The confidence is the highest probability of an image; bins
+    are of equal width. A well-calibrated model is right on 70 % of the images on which its confidence is 0.7.
     """
     truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = []
-    for k in np.unique(which):
-        here = which == k
-        low, high = wilson(int(right[here].sum()), int(here.sum()))
-        rows.append((int(here.sum()), confidence[here].mean(), right[here].mean(), low, high))
-    return pd.DataFrame(rows, columns=["n", "confidence", "accuracy", "low", "high"])
+    rows = pd.DataFrame({"confidence": confidence, "right": right}).groupby(which)
+    table = rows["confidence"].agg(n="size", confidence="mean").assign(accuracy=rows["right"].mean())
+    table[["low", "high"]] = [wilson(*counts) for counts in zip(rows["right"].sum(), table["n"], strict=True)]
+    return table.reset_index(drop=True)
 
 
 def calibration_error(truth, probabilities, bins=10):
@@ -252,61 +209,73 @@ def calibration_error(truth, probabilities, bins=10):
     Source: Naeini, Cooper & Hauskrecht, AAAI 2015. 0 is perfect; it says nothing about the accuracy itself.
     """
     table = calibration(truth, probabilities, bins)
-    return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
+    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["n"]))
 
 
 def operating_point(positive, probability, sensitivity=0.95):
     """Return the highest threshold that reaches a sensitivity: a dict of threshold, sensitivity and specificity.
 
     ``positive`` bool (N,), ``probability`` (N,) of the positive class; called positive is what is at or above the
-    threshold. Chosen on one part it must be judged on another: see `at_threshold`.
+    threshold. Chosen on one set it must be judged on another: see `at_threshold`.
     Raises ValueError when there are no positives or no negatives.
     """
-    positive, probability = np.asarray(positive, dtype=bool), np.asarray(probability, dtype=float)
-    needed = int(np.ceil(sensitivity * positive.sum() - 1e-9))
-    if not 0 < positive.sum() < len(positive) or not 0 < sensitivity <= 1:
+    if not 0 < np.mean(positive) < 1 or not 0 < sensitivity <= 1:
         raise ValueError("an operating point needs positives, negatives and a sensitivity above 0")
-    threshold = float(np.sort(probability[positive])[::-1][needed - 1])
+    _, reached, thresholds = sk.roc_curve(positive, probability, drop_intermediate=False)
+    threshold = float(thresholds[reached >= sensitivity - 1e-9].max())
     return {"threshold": threshold} | at_threshold(positive, probability, threshold)
 
 
 def at_threshold(positive, probability, threshold):
     """Return sensitivity and specificity (dict) when all at or above ``threshold`` are called positive."""
     positive, called = np.asarray(positive, dtype=bool), np.asarray(probability) >= threshold
-    return {
-        "sensitivity": _ratio(int((called & positive).sum()), int(positive.sum())),
-        "specificity": _ratio(int((~called & ~positive).sum()), int((~positive).sum())),
-    }
+    recall = [sk.recall_score(positive, called, pos_label=truth, zero_division=np.nan) for truth in (True, False)]
+    return dict(zip(("sensitivity", "specificity"), recall, strict=True))
 
 
 def text(summary):
     """Return a summary's accuracy as one line: "0.84 [0.71, 0.92], n = 45; majority class 0.56"."""
-    return (
-        f"{summary['accuracy']:.2f} [{summary['accuracy_low']:.2f}, {summary['accuracy_high']:.2f}], "
-        f"n = {summary['n']}; majority class {summary['majority']:.2f}"
-    )
+    line = "{accuracy:.2f} [{accuracy_low:.2f}, {accuracy_high:.2f}], n = {n}; majority class {majority:.2f}"
+    return line.format(**summary)
 
 
-def _auc(positive, scores):
-    """Return the area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half."""
-    n, rest = int(positive.sum()), int((~positive).sum())
-    if not n or not rest:
-        return float("nan")
-    ranks = stats.rankdata(scores)
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * rest))
+def _labels(matrix):
+    """Return truth and predicted (N,) of the images that a matrix counts, in any order."""
+    matrix = np.asarray(matrix)
+    return np.repeat(np.indices(matrix.shape).reshape(2, -1), matrix.ravel(), axis=1)
+
+
+def _draw(score, groups, arrays, draws, seed):
+    """Return the scores of the valid draws of whole groups: (n,) or, of several scores, (n, scores)."""
+    arrays = [np.asarray(array) for array in arrays]
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    check_consistent_length(codes, *arrays)
+    rows = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    chosen = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
+    samples = (np.concatenate([rows[i] for i in groups]) for groups in chosen)
+    values = np.array([score(*(array[sample] for array in arrays)) for sample in samples], dtype=float)
+    valid = values[np.isfinite(values.reshape(draws, -1)).all(axis=1)]
+    if len(valid) < draws / 2:
+        raise ValueError(f"only {len(valid)} of {draws} draws have a score: there are too few groups of some class")
+    return valid
+
+
+def _percentiles(values, level):
+    return np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+
+
+# A bootstrap asks for the next two hundreds of times, and scikit-learn's own take about ten times as long.
+def _macro_f1(matrix):
+    counts = np.sum(matrix, axis=0) + np.sum(matrix, axis=1)
+    return float((2 * np.diag(matrix)[counts > 0] / counts[counts > 0]).mean())
+
+
+def _auc(truth, probabilities):
+    """Return the mean over the classes of the share of (one of the class, another) pairs in the right order."""
+    of_class = np.arange(probabilities.shape[1]) == truth[:, None]
+    n, ranks = of_class.sum(axis=0), stats.rankdata(probabilities, axis=0)
+    return float((((ranks * of_class).sum(axis=0) - n * (n + 1) / 2) / (n * (len(truth) - n))).mean())
 
 
 def _sign_test(fewer, more):
-    total = fewer + more
-    return float(stats.binomtest(fewer, total, 0.5).pvalue) if total else 1.0
-
-
-def _macro_f1(matrix):
-    # What `averages` gives, without a table: a bootstrap asks for it hundreds of times.
-    actual, named = matrix.sum(axis=1), matrix.sum(axis=0)
-    present = actual > 0
-    return float((2 * np.diag(matrix)[present] / (actual + named)[present]).mean())
-
-
-def _ratio(part, whole):
-    return float(part / whole) if whole else float("nan")
+    return float(stats.binomtest(fewer, fewer + more, 0.5).pvalue) if fewer + more else 1.0

@@ -27,7 +27,7 @@ CODE = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (
 def leaks_of(recipe, weights, scans, seed):
     """Measure every leak once: one row per kind of `LEAKS`, with the accuracies without and with_leak.
 
-    Columns: kind, without, with_leak, n (test files), n_train, seed, difference. ``seed`` draws the split and the
+    Columns: kind, without, with_leak, n (test files), n_train (training images), seed, difference. ``seed`` draws the split and the
     head's first weights. The two rows on choosing an epoch come from one training: the same weights, once the epoch
     chosen on the validation set, once on the test set.
     """
@@ -54,8 +54,9 @@ def _leaks(recipe, weights, scans, seed):
         without = honest if same else accuracy(_train(recipe, weights, pair.without, seed))
         rows.append((kind, without, accuracy(_train(recipe, weights, pair.with_leak, seed)), pair.with_leak))
     table = pd.DataFrame([row[:3] for row in rows], columns=["kind", "without", "with_leak"])
-    for column, part in (("n", "test"), ("n_train", "train")):
-        table[column] = [len(split.part(part)) for *_, split in rows]
+    table["n"] = [len(pair_split.part("test")) for *_, pair_split in rows]
+    # The same for all pairs: a mask or an augmented copy is no other image.
+    table["n_train"] = split.part("train")["image_id"].nunique()
     return table.assign(seed=seed, difference=table["with_leak"] - table["without"])
 
 
