@@ -4,14 +4,20 @@ The source is in nbgrader's format (https://nbgrader.readthedocs.io): cells name
 answer, "03-loss-check" its test), solution regions, hidden tests, points. nbgrader's own steps make the student's file.
 """
 
+import copy
 import os
 import re
 from pathlib import Path
+
+import nbformat
 
 from busilib.cache import bar
 from busilib.errors import ClassroomError
 
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
+STEPS = (
+    "LockCells ClearSolutions ClearOutput ClearHiddenTests ClearMarkScheme ComputeChecksums CheckCellMetadata".split()
+)
 
 
 def folder():
@@ -25,16 +31,14 @@ def folder():
 def sources(place=None):
     """Return the paths of the notebooks with solutions, sorted."""
     place = Path(place) if place else folder()
-    found = sorted(place.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    paths = sorted(place.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
         raise ClassroomError(f"{place} holds no notebook with solutions (NN_name.ipynb)")
-    return found
+    return paths
 
 
 def read(path):
     """Return a source notebook; raise ClassroomError when it is not in nbgrader's format."""
-    import nbformat
-
     notebook = nbformat.read(path, as_version=4)
     ids = [name(cell) for cell in notebook.cells if name(cell)]
     twice = sorted({one for one in ids if ids.count(one) > 1})
@@ -45,7 +49,14 @@ def read(path):
 
 def name(cell):
     """Return a cell's grade_id, or None when it has none."""
-    return cell.metadata.get("nbgrader", {}).get("grade_id")
+    data = cell.metadata.get("nbgrader")
+    grade_id = data.get("grade_id") if isinstance(data, dict) else None
+    return grade_id if isinstance(grade_id, str) else None
+
+
+def graded(cell):
+    """Return whether a cell of a source, or of what was made from one, has points."""
+    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
 def hidden(cell):
@@ -59,24 +70,13 @@ def release(notebook):
     The steps are those of ``nbgrader generate_assignment`` without its database. Raises ClassroomError for a solution
     region in a cell that is not marked as one, and for a region without an end.
     """
-    import copy
-
-    steps = _nbgrader()
-    made = copy.deepcopy(notebook)
+    steps, made = nbgrader(), copy.deepcopy(notebook)
     for cell in made.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "nbgrader"}
     made.metadata = {key: value for key, value in made.metadata.items() if key in ("kernelspec", "language_info")}
     try:
-        for step in (
-            steps.LockCells,
-            steps.ClearSolutions,
-            steps.ClearOutput,
-            steps.ClearHiddenTests,
-            steps.ClearMarkScheme,
-            steps.ComputeChecksums,
-            steps.CheckCellMetadata,
-        ):
-            made, _ = step().preprocess(made, {})
+        for step in STEPS:
+            made, _ = getattr(steps, step)().preprocess(made, {})
     except Exception as error:  # nbgrader raises RuntimeError, its validator its own kinds
         raise ClassroomError(f"no exercise can be made of this notebook: {error}") from error
     return made
@@ -84,8 +84,6 @@ def release(notebook):
 
 def write(place=None, target=None):
     """Write notebooks/exercises/NN_*.ipynb from the solutions; return the paths."""
-    import nbformat
-
     from busitools.notebooks import relink
 
     place = Path(place) if place else folder()
@@ -104,7 +102,8 @@ def write(place=None, target=None):
     return written
 
 
-def _nbgrader():
+def nbgrader():
+    """Return nbgrader's steps; raise ClassroomError when it is not installed."""
     try:
         from nbgrader import preprocessors
     except ImportError as error:
