@@ -62,6 +62,7 @@ def costs_file(name, fold, options):
 
 def one(name, fold, scans, options):
     """Fit and test one system on one fold, and write what it cost; return a line to print."""
+    from busilib import runs
     from busilib.cache import cache_dir
     from busilib.data import splits
     from busilib.learning import comparators
@@ -72,7 +73,9 @@ def one(name, fold, scans, options):
         changes["backbone"], weights = "MobileNetV2", options.mobilenet
     split, file = splits.clean(scans, fold, options.folds, seed=0), costs_file(name, fold, options)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    run = comparators.run(name, scans, split, profile="full", weights=weights, runs=file.parent, **changes)
+    system = comparators.get(name, "full", **changes)
+    weights = comparators.find_weights(system, weights, scans.kind, "full")
+    run = runs.find_or_train(system, scans, split, weights=weights, runs=file.parent)
     after = resource.getrusage(resource.RUSAGE_SELF)
     for model in run.folder.glob("model.*"):
         model.unlink()
@@ -84,7 +87,9 @@ def one(name, fold, scans, options):
 
 def store(scans, options):
     """Put the finished runs of all folds into one table, and keep it in the package."""
-    from busilib import comparison, metrics, runs, stored
+    import store as tables
+
+    from busilib import metrics, runs, studies
     from busilib.learning import comparators
 
     folds, costs = {}, {}
@@ -92,17 +97,16 @@ def store(scans, options):
         files = [costs_file(name, fold, options) for fold in range(options.folds)]
         costs[name] = pd.DataFrame([json.loads(file.read_text()) for file in files])
         folds[name] = [runs.open_run(file.parent / run) for file, run in zip(files, costs[name]["run"], strict=True)]
-    pooled, groups = comparison.pool(folds), scans.table.set_index("image_id")["group"]
-    scores = comparison.scores(pooled, groups)
+    pooled, groups = studies.pool(folds), scans.table.set_index("image_id")["group"]
+    scores = studies.scores(pooled, groups)
     best = next(name for name in scores.index if name != "shape")  # it sees masks, not scans
     rows = []
-    for name, score in scores.join(comparison.differences(pooled, groups, best)).iterrows():
+    for name, score in scores.join(studies.differences(pooled, groups, best)).iterrows():
         info, settings = folds[name][0].info, dict(folds[name][0].info["recipe"])
         row = {"system": settings.pop("name"), "title": settings.pop("title"), "input": comparators.SYSTEMS[name].reads}
         row |= score.to_dict() | {"fold_accuracy": [round(run.summary()["accuracy"], 4) for run in folds[name]]}
         row["confusion"] = metrics.confusion_matrix(pooled[name]["truth"], pooled[name]["predicted"]).tolist()
         row |= {"backbone": settings.get("backbone", ""), "weights": info["weights"]["sentence"], "settings": settings}
-        row |= {key: info[key] for key in ("parameters", "parameters_trained")}
         row |= {"cpu_seconds": round(costs[name]["cpu_seconds"].mean(), 1)}
         rows.append(row | {"memory_mb": round(costs[name]["memory_mb"].max())})
     about = {
@@ -116,24 +120,7 @@ def store(scans, options):
         "memory_mb": "highest resident memory of a process of its own, framework included, highest fold",
         "script": "benchmarks/comparators.py",
     }
-    print(stored.write_table("comparators", pd.DataFrame(rows), about), markdown(pd.DataFrame(rows)), sep="\n")
-
-
-HEADER = "system, accuracy [95 %], macro F1 [95 %], malignant found, difference to the best, base, parameters, CPU time"
-
-
-def markdown(table):
-    """Return the stored table "comparators" (`busilib.stored.table`) as the README shows it, one line per system."""
-    lines = [[*HEADER.split(", "), "memory"], ["---"] * 9]
-    for row in table.to_dict("records"):
-        accuracy, f1, gap = (
-            f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
-            for name, form in (("accuracy", ".3f"), ("macro_f1", ".3f"), ("difference", "+.3f"))
-        )
-        cells = [row["title"], accuracy, f1, f"{row['malignant']:.2f}", gap if row["difference"] else "the best"]
-        cells += [row["backbone"], f"{row['parameters']:,}", f"{row['cpu_seconds']:.0f} s"]
-        lines.append([*cells, f"{row['memory_mb']:.0f} MB"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|").replace(" --- |", "---|")
+    print(tables.write_table("comparators", pd.DataFrame(rows), about), tables.comparators(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -119,16 +119,16 @@ def backbones():
 def comparators():
     """Return the stored table "comparators", one line per system."""
     lines = [
-        "| system | accuracy [95 %] | macro F1 [95 %] | malignant found | difference to the best | base | parameters "
+        "| system | accuracy [95 %] | macro F1 [95 %] | malignant found | difference to the best | base "
         "| CPU time | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in runs.stored_table("comparators").itertuples():
         gap = _cell(r.difference, r.difference_low, r.difference_high, "+.3f") if r.difference else "the best"
         lines.append(
             f"| {r.title} | {_cell(r.accuracy, r.accuracy_low, r.accuracy_high)} "
             f"| {_cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high)} | {r.malignant:.2f} | {gap} | {r.backbone} "
-            f"| {r.parameters:,} | {r.cpu_seconds:.0f} s | {r.memory_mb:.0f} MB |"
+            f"| {r.cpu_seconds:.0f} s | {r.memory_mb:.0f} MB |"
         )
     return "\n".join(lines)
 

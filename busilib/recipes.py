@@ -151,17 +151,17 @@ def get(name, profile="quick", protocol="paper", **changes):
     settings; ``None`` leaves a setting as it is.
     Raises ValueError for a name, profile, protocol, setting or value that does not exist.
     """
-    _one_of("recipe", name, PAPERS)
-    _one_of("PROTOCOL", protocol, PROTOCOLS)
+    one_of("recipe", name, PAPERS)
+    one_of("PROTOCOL", protocol, PROTOCOLS)
     values = {key: setting.value for key, setting in PAPERS[name].items()} | profile_values(profile).get(name, {})
     if protocol == "clean":
         values |= {"preprocessing": "own", "augment_validation": False}
     changes = {key: value for key, value in changes.items() if value is not None}
     for key in changes:
-        _one_of("setting", key, [field.name for field in fields(Recipe)])
+        one_of("setting", key, [field.name for field in fields(Recipe)])
     recipe = replace(Recipe(name=name, **values), **changes)
     for key, allowed in CHOICES.items():
-        _one_of(key, getattr(recipe, key), allowed)
+        one_of(key, getattr(recipe, key), allowed)
     if min(recipe.batch_size, recipe.views, *recipe.dense) < 1 or (recipe.patience is not None and recipe.patience < 1):
         raise ValueError("batch_size, views, patience and the widths of the dense layers must be 1 or more")
     if recipe.image_size < 32 or recipe.epochs < 1 or not 0 <= recipe.dropout < 1 or recipe.learning_rate <= 0:
@@ -198,7 +198,7 @@ def _fits(value, wanted):
 
 def profile_values(profile):
     """Return one row of `PROFILES`; raise ValueError for an unknown profile."""
-    _one_of("PROFILE", profile, PROFILES)
+    one_of("PROFILE", profile, PROFILES)
     return PROFILES[profile]
 
 
@@ -210,6 +210,6 @@ def settings(name):
     ]
 
 
-def _one_of(what, value, allowed):
+def one_of(what, value, allowed):
     if value not in allowed:
         raise ValueError(f"{what} {value!r} does not exist; choose one of: {', '.join(map(str, allowed))}")

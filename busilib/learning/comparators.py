@@ -1,18 +1,17 @@
 """Every system that the two papers compare themselves with, and three baselines, as scikit-learn classifiers.
 
-run = comparators.run("capsule", scans, split, profile=PROFILE, seed=SEED)   # fitted, tested, kept as a run folder
-capsules = comparators.get("capsule", PROFILE).estimator(seed=SEED)          # by hand: fit(X, y), predict_proba(X)
+capsules = comparators.get("capsule", PROFILE)                   # a System: its settings
+capsules.estimator(seed=SEED)                                    # by hand: fit(X, y), predict_proba(X)
+runs.find_or_train(capsules, scans, split, weights=comparators.NONE)   # fitted, tested, saved as a run folder
 
 X are uint8 pixels (N, size, size, 3), y class numbers (N,) in class order; ``clone`` and ``cross_val_predict`` work.
 The function or class that makes a system says where it comes from, what is known of it and what was chosen here.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from hashlib import sha256
+from functools import lru_cache
 from inspect import signature
 from itertools import product
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -31,9 +30,8 @@ from sklearn.utils.validation import has_fit_parameter
 
 from busilib.data import images, shapes, splits
 from busilib.errors import RunError, WeightsError
-from busilib.learning import features, models, networks
-from busilib.recipes import CLASSES, _one_of
-from busilib.runs import PROBABILITIES, Trained, find_or_train
+from busilib.learning import models, networks, training
+from busilib.recipes import CLASSES, PROBABILITIES, one_of
 
 NO_EPOCHS = pd.DataFrame(columns=["epoch"])
 
@@ -116,12 +114,9 @@ def frozen_base(backbone, weights, image_size, seed):
     chosen = models.find_weights(weights, backbone)
     base = models.backbone(backbone, image_size, chosen, seed)
     base.trainable = False
-    # LEAD: what models.preprocessing asks for.
-    recipe = SimpleNamespace(backbone=backbone, image_size=image_size, preprocessing="own")
-    prepare = models.preprocessing(recipe, chosen)
+    prepare = models.preprocessing(backbone, image_size, "own", chosen)
     averages = keras.layers.GlobalAveragePooling2D(name="average")(base(prepare.output))
-    digest = sha256(b"".join(weight.tobytes() for weight in base.get_weights()))
-    return keras.Model(prepare.input, averages, name="frozen_base"), digest.hexdigest()
+    return keras.Model(prepare.input, averages, name="frozen_base"), models.weights_sha256(base)
 
 
 @networks.estimator
@@ -151,7 +146,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         base, digest = self.base()
         if digest != self.sha256_:
             raise WeightsError(f"{self.backbone}: this is not the base that the system was trained on: other weights")
-        return features.load(base, X)  # LEAD: training.features
+        return training.features(base, X)
 
 
 @networks.estimator
@@ -334,11 +329,11 @@ def get(name, profile="quick", *, title=None, **changes):
 
     Raises ValueError for a name, profile or setting that does not exist.
     """
-    _one_of("system", name, SYSTEMS)
-    _one_of("PROFILE", profile, ("quick", "full"))
+    one_of("system", name, SYSTEMS)
+    one_of("PROFILE", profile, ("quick", "full"))
     system = _system(name, profile)
     for change in changes:
-        _one_of(f"setting of {name}", change, system.settings)
+        one_of(f"setting of {name}", change, system.settings)
     changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}  # from JSON
     return replace(system, settings=system.settings | changes)
 
@@ -380,24 +375,17 @@ def check_probabilities(probabilities, count, who):
     return values
 
 
-def run(name, scans, split, *, profile="quick", weights="auto", seed=0, runs="auto", **changes):
-    """Return the Run of a system on a split: a finished one with the same key, else it is trained now.
-
-    ``weights`` is for systems with a frozen base: "auto", "imagenet", "phantom", "none" or a file, as in
-    `models.find_weights`. ``changes`` replace single settings of the profile.
-    """
-    system, chosen = (
-        get(name, profile, **changes),
-        models.Weights("none", "No pretrained weights: all is learned here."),
-    )
-    if "backbone" in system.settings:
-        chosen = models.find_weights(weights, system.settings["backbone"], scans.name, profile)  # LEAD: scans.kind
-    # LEAD: without the callback
-    return find_or_train(system, scans, split, partial(train, scans=scans), weights=chosen, seed=seed, runs=runs)
+NONE = models.Weights("none", "No pretrained weights: all is learned here.")
 
 
-def train(system, split, *, scans, weights, seed=0, start=None):
-    """Fit a system on a split and return a `busilib.runs.Trained`.
+def find_weights(system, weights, kind, profile="quick"):
+    """Return the weights of a system's frozen base, as `models.find_weights` does; `NONE` for a system without one."""
+    backbone = system.settings.get("backbone")
+    return models.find_weights(weights, backbone, kind, profile) if backbone else NONE
+
+
+def train(system, split, *, scans, weights, seed=0):
+    """Fit a system on a split and return a `training.Trained`.
 
     Raises SplitError when a part is without a class, RunError when what the system says is no probability.
     """
@@ -413,10 +401,8 @@ def train(system, split, *, scans, weights, seed=0, start=None):
     probabilities = check_probabilities(classifier.predict_proba(X), len(X), f"{system.title} ({split.name})")
     table[PROBABILITIES] = probabilities.round(6)
     history = getattr(classifier, "history_", NO_EPOCHS)
-    counts = map(int, parameters(classifier))
-    info = {"epochs_run": len(history)} | dict(zip(("parameters", "parameters_trained"), counts, strict=True))
-    # A system that is one Keras network is saved as that.
-    return Trained(getattr(classifier, "network_", classifier), history, table, info)
+    model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
+    return training.Trained(model, history, table, {"epochs_run": len(history)})
 
 
 def read(system, split, scans):
@@ -427,21 +413,3 @@ def read(system, split, scans):
     paths = scans.table.set_index("image_id")["mask_paths"]
     masks = np.stack([shapes.small_mask(paths[name], size) for name in split.table["image_id"]])
     return np.repeat(masks[..., None].astype(np.uint8) * 255, 3, axis=-1)
-
-
-def parameters(fitted):
-    """Return [all, learned]: how many numbers a fitted system keeps, and how many of them were learned.
-
-    The nodes of a forest count as its numbers, and the pixels that a nearest neighbour keeps.
-    """
-    if isinstance(fitted, keras.Model):
-        return np.array([fitted.count_params(), sum(np.prod(weight.shape) for weight in fitted.trainable_weights)])
-    if isinstance(fitted, FrozenFeatures):
-        return np.array([fitted.base()[0].count_params(), 0])
-    size = lambda *names: sum(np.size(getattr(fitted, name, ())) for name in names)  # noqa: E731
-    learned = size("coef_", "intercept_", "mean_", "scale_", "class_prior_", "output_")
-    learned += sum(tree.tree_.node_count for tree in getattr(fitted, "estimators_", ()))
-    learned += getattr(fitted, "n_samples_fit_", 0) * getattr(fitted, "n_features_in_", 0)
-    inside = [step for _, step in getattr(fitted, "steps", ())] + sum(getattr(fitted, "members_", []), [])
-    inside += [vars(fitted)[name] for name in ("network_", "features_", "best_", "judge_") if hasattr(fitted, name)]
-    return sum(map(parameters, inside), np.array([learned + size("weights_", "bias_"), learned]))

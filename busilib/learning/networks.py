@@ -17,30 +17,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from busilib.cache import shown
 from busilib.errors import SplitError
-from busilib.learning import device
+from busilib.learning import training
 from busilib.recipes import CLASSES
 
 # A dataclass for its constructor, which scikit-learn reads the parameters from; comparing and printing stay its own.
 estimator = dataclass(eq=False, repr=False)
-
-
-def fit(model, recipe, train, validation, seed):
-    """Fit a compiled model and leave it at the epoch with the best validation accuracy; return one row per epoch.
-
-    Args:
-        recipe: has epochs, batch_size, patience and monitor.
-        train, validation: (inputs, labels).
-        seed: of the shuffling.
-    """
-    keras.utils.set_random_seed(seed)
-    stop = keras.callbacks.EarlyStopping(recipe.monitor, patience=recipe.patience, restore_best_weights=True)
-    result = model.fit(
-        *train, validation_data=validation, epochs=recipe.epochs, batch_size=recipe.batch_size, callbacks=[stop],
-        verbose=1 if shown() else 0,
-    )  # fmt: skip
-    return pd.DataFrame({"epoch": np.arange(1, len(result.epoch) + 1)} | result.history)
 
 
 def check_classes(y, what):
@@ -123,8 +105,8 @@ class Network(Classifier):
         # What is compiled must not be what is saved, or the optimizer is saved with it.
         trained = keras.Model(self.network_.input, output)
         adam = keras.optimizers.Adam(self.learning_rate)
-        trained.compile(adam, self.loss, metrics=["accuracy"], **device.compiling())
-        self.history_ = fit(trained, self, train, validation, self.seed)
+        trained.compile(adam, self.loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
+        self.history_ = training.fit(trained, self, train, validation, self.seed)
         return self
 
     def predict_proba(self, X):

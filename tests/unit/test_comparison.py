@@ -1,18 +1,13 @@
-"""comparison: systems on the same images, or an error; intervals that respect groups and pairs."""
-
-import importlib
-from pathlib import Path
+"""studies: systems on the same images, or an error; intervals that respect groups and pairs."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from busilib import comparison, metrics, runs, stored
+from busilib import metrics, runs, studies
 from busilib.errors import RunError
 from busilib.learning import comparators
 from busilib.recipes import CLASSES
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(folder, names, labels, said):
@@ -43,8 +38,8 @@ def systems(tmp_path):
 
 
 def test_scores_are_of_all_folds_together(systems):
-    pooled = comparison.pool(systems[0])
-    table = comparison.scores(pooled, systems[1], draws=200)
+    pooled = studies.pool(systems[0])
+    table = studies.scores(pooled, systems[1], draws=200)
     assert table.index.tolist() == ["good", "bad"], "best first"
     assert table["n"].tolist() == [60, 60] and table["right"].tolist() == [54, 30]
     assert table["accuracy"].tolist() == [0.9, 0.5]
@@ -55,8 +50,8 @@ def test_scores_are_of_all_folds_together(systems):
 
 
 def test_differences_are_paired(systems):
-    pooled = comparison.pool(systems[0])
-    table = comparison.differences(pooled, systems[1], "good", draws=200)
+    pooled = studies.pool(systems[0])
+    table = studies.differences(pooled, systems[1], "good", draws=200)
     assert table.loc["good"].tolist() == [0, 0, 0]
     gap = table.loc["bad"]
     assert gap["difference"] == pytest.approx(-0.4)
@@ -66,20 +61,20 @@ def test_differences_are_paired(systems):
 def test_pool_refuses_what_cannot_be_compared(systems, tmp_path):
     good, bad = systems[0]["good"], systems[0]["bad"]
     with pytest.raises(RunError, match="twice: 30 images are tested in two folds, 'scan 00' for instance"):
-        comparison.pool({"twice": [good[0], good[0]]})
+        studies.pool({"twice": [good[0], good[0]]})
     with pytest.raises(RunError, match="good and half were not tested on the same images: 30 differ, 'scan 01'"):
-        comparison.pool({"good": good, "half": bad[:1]})
+        studies.pool({"good": good, "half": bad[:1]})
     table = pd.read_csv(good[0].folder / "predictions.csv")
     table.loc[3, "p_benign"] = np.nan
     table.to_csv(good[0].folder / "predictions.csv", index=False)
     with pytest.raises(RunError, match="good: 1 images have a probability of NaN"):
-        comparison.pool({"good": [runs.open_run(good[0].folder), good[1]]})
+        studies.pool({"good": [runs.open_run(good[0].folder), good[1]]})
 
 
 @pytest.fixture(scope="module")
 def busi_table():
     """What benchmarks/comparators.py stored, by system."""
-    return stored.table("comparators").set_index("system")
+    return runs.stored_table("comparators").set_index("system")
 
 
 @pytest.mark.parametrize("name", comparators.SYSTEMS)
@@ -90,7 +85,7 @@ def test_the_stored_table_agrees_with_its_matrices(name, busi_table):
     assert row["macro_f1"] == pytest.approx(metrics.averages(matrix)["macro_f1"])
     assert row["malignant"] == pytest.approx(matrix[1, 1] / matrix[1].sum())
     assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
-    best = busi_table.loc[stored.about("comparators")["best"]]
+    best = busi_table.loc[runs.stored_table("comparators").attrs["best"]]
     assert row["difference"] == pytest.approx(row["accuracy"] - best["accuracy"])
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert len(row["fold_accuracy"]) == 5 and row["cpu_seconds"] >= 0 and row["memory_mb"] >= 0
@@ -98,16 +93,9 @@ def test_the_stored_table_agrees_with_its_matrices(name, busi_table):
 
 
 def test_the_stored_table_says_on_what_it_was_measured(busi_table):
-    about = stored.about("comparators")
+    about = runs.stored_table("comparators").attrs
     assert about["dataset"] == "busi" and {"protocol", "intervals", "cpu_seconds", "memory_mb", "device"} <= set(about)
     assert len({tuple(np.sum(matrix, axis=1)) for matrix in busi_table["confusion"]}) == 1, "all on the same scans"
-    best = stored.about("comparators")["best"]
+    best = runs.stored_table("comparators").attrs["best"]
     assert best != "shape" and busi_table.loc[busi_table["input"] == "scan", "accuracy"].idxmax() == best
     assert "/" not in " ".join(busi_table["weights"]), "no path"
-
-
-def test_the_readme_shows_the_stored_table(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    table = importlib.import_module("comparators").markdown(stored.table("comparators"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table in readme, f"copy this into the README, under Measured:\n{table}"
