@@ -5,6 +5,7 @@ unscaled output, so the model is split at a layer of the base: Keras cannot diff
 """
 
 import numpy as np
+import pandas as pd
 
 from busilib.errors import BusiError
 
@@ -13,23 +14,19 @@ BATCH = 32
 
 def first_filters(model):
     """Return the weights of the first convolution of a model's base: float (height, width, channels, filters)."""
-    import keras
-
-    for layer in model.get_layer("base").layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            return np.asarray(layer.get_weights()[0])
-    raise ValueError(f"the base of {model.name} has no Conv2D layer, so there are no filters to show")
+    weights = (weight for layer in model.get_layer("base").layers for weight in layer.get_weights())
+    return next(weight for weight in weights if weight.ndim == 4)
 
 
 def feature_maps(model, pixels, names):
     """Return what layers of the base answer to uint8 pixels (N, size, size, 3): dict name → float (N, h, w, channels).
 
-    Raises ValueError for a name that is no layer of the base.
+    Raises ValueError for a name that is no layer of the base; the message lists those that are.
     """
     import keras
 
     base = model.get_layer("base")
-    outputs = [_layer(base, name).output for name in names]
+    outputs = [base.get_layer(name).output for name in names]
     answers = keras.Model(base.input, outputs).predict(_prepare(model, pixels), batch_size=BATCH, verbose=0)
     return dict(zip(names, answers if len(names) > 1 else [answers], strict=True))
 
@@ -41,7 +38,7 @@ def grad_cam(model, pixels, class_index=None, layer=None):
     of the class's output, before the softmax, by A_k; each map is then divided by its maximum. A map without any
     positive value stays 0. Source: Selvaraju et al., ICCV 2017, doi 10.1109/ICCV.2017.74.
 
-    ``class_index``: an index or one for each image; None takes the predicted class. ``layer``: a layer of the base
+    ``class_index``: an index, or one per image; None takes the predicted class. ``layer``: a layer of the base
     through which everything passes (the end of a stage); None takes the base's output.
     Raises ValueError for a layer that does not exist, or beside which a path leads on.
     """
@@ -66,9 +63,8 @@ def peaks(maps):
     It is the middle of the strongest cell: a coarse map says no more. A map of zeros has no peak: NaN.
     """
     maps = np.asarray(maps)
-    _, height, width = maps.shape
-    rows, columns = np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), (height, width))
-    places = np.stack([(rows + 0.5) / height, (columns + 0.5) / width], axis=1)
+    rows, columns = np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), maps.shape[1:])
+    places = (np.stack([rows, columns], axis=1) + 0.5) / maps.shape[1:]
     places[maps.max(axis=(1, 2)) <= 0] = np.nan
     return places
 
@@ -90,25 +86,14 @@ def peak_inside(maps, masks):
 
 def rank_correlation(first, second):
     """Return Spearman's rank correlation of each pair of maps (N, h, w): float (N,), NaN where a map is constant."""
-    from scipy.stats import rankdata
-
     if np.shape(first) != np.shape(second):
         raise ValueError(f"maps of shape {np.shape(first)} cannot be compared with maps of shape {np.shape(second)}")
-    a, b = (rankdata(np.reshape(maps, (len(maps), -1)), axis=1) for maps in (first, second))
-    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
-    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
+    a, b = (pd.DataFrame(np.reshape(maps, (len(maps), -1))).rank(axis=1) for maps in (first, second))
+    return a.corrwith(b, axis=1).to_numpy()
 
 
 def _prepare(model, pixels):
     return model.get_layer("preprocessing").predict(pixels, batch_size=BATCH, verbose=0)
-
-
-def _layer(base, name):
-    try:
-        return base.get_layer(name)
-    except ValueError as error:
-        raise ValueError(f"{name!r} is no layer of the base; its last one is {base.layers[-1].name!r}") from error
 
 
 def _split(model, layer):
@@ -118,7 +103,7 @@ def _split(model, layer):
     base, head = model.get_layer("base"), model.get_layer("head")
     last = head.layers[-1]
     body = keras.Model(head.inputs, last.input)
-    seam = _layer(base, layer).output if layer else base.output
+    seam = base.get_layer(layer).output if layer else base.output
     values = keras.Input(seam.shape[1:])
     try:
         # A stage's end is the only way through: otherwise Keras finds that the upper part needs the pixels as well.

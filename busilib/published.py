@@ -84,15 +84,8 @@ def _units(value, decimals):
 
 
 def _numerators(units, n, scale, how):
-    """Exact in whole numbers: k/n rounds to units/scale when |k·scale - units·n| <= n/2."""
-    if how not in ("round", "truncate"):
-        raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")
     guess = units * n // scale
-    fits = {
-        "round": lambda k: 2 * abs(k * scale - units * n) <= n,
-        "truncate": lambda k: units * n <= k * scale < (units + 1) * n,
-    }[how]
-    return [k for k in (guess - 1, guess, guess + 1) if 0 <= k <= n and fits(k)]
+    return [k for k in (guess - 1, guess, guess + 1) if 0 <= k <= n and _prints(k, n, units, scale, how)]
 
 
 def matrices(rows, printed, decimals=4, how="truncate"):
@@ -104,23 +97,21 @@ def matrices(rows, printed, decimals=4, how="truncate"):
     """
     total, scale = sum(rows), 10**decimals
     accuracy, *others = [_units(value, decimals) for value in printed]
-    found = []
+    fitting = []
     for right in _numerators(accuracy, total, scale, how):
         for errors in _compositions(total - right, rows):
-            for matrix in itertools.product(
-                *(_spread(i, n, e) for i, (n, e) in enumerate(zip(rows, errors, strict=True)))
-            ):
-                scores = _weighted(matrix, rows)
-                if all(_prints(score, u, scale, how) for score, u in zip(scores, others, strict=True)):
-                    found.append([list(row) for row in matrix])
-    return found
+            for matrix in itertools.product(*map(_spread, range(len(rows)), rows, errors)):
+                scores = zip(_weighted(matrix, rows), others, strict=True)
+                if all(_prints(*score.as_integer_ratio(), units, scale, how) for score, units in scores):
+                    fitting.append([list(row) for row in matrix])
+    return fitting
 
 
 def _compositions(errors, rows):
     """Yield how many errors each row may have, given their sum."""
-    for some in itertools.product(*(range(min(errors, n) + 1) for n in rows[:-1])):
-        if 0 <= errors - sum(some) <= rows[-1]:
-            yield (*some, errors - sum(some))
+    for first in itertools.product(*(range(min(errors, n) + 1) for n in rows[:-1])):
+        if 0 <= errors - sum(first) <= rows[-1]:
+            yield (*first, errors - sum(first))
 
 
 def _spread(i, n, errors):
@@ -132,17 +123,17 @@ def _spread(i, n, errors):
 
 def _weighted(matrix, rows):
     """Return weighted precision, recall and F1 as exact fractions; a class that was never named has precision 0."""
-    total, named = sum(rows), [sum(column) for column in zip(*matrix, strict=True)]
-    precision = recall = f1 = Fraction(0)
-    for k, n in enumerate(rows):
-        hit = matrix[k][k]
-        precision += Fraction(n * hit, total * named[k]) if named[k] else 0
-        recall += Fraction(hit, total)
-        f1 += Fraction(2 * n * hit, total * (n + named[k]))
-    return precision, recall, f1
+    named = map(sum, zip(*matrix, strict=True))
+    classes = [(row[k], rows[k], times) for k, (row, times) in enumerate(zip(matrix, named, strict=True))]
+    precision = sum(Fraction(n * hit, times) for hit, n, times in classes if times)
+    f1 = sum(Fraction(2 * n * hit, n + times) for hit, n, times in classes)
+    return [Fraction(score) / sum(rows) for score in (precision, sum(hit for hit, _, _ in classes), f1)]
 
 
-def _prints(score, units, scale, how):
+def _prints(k, n, units, scale, how):
+    """Return whether k/n is printed as units/scale, in whole numbers: nothing is rounded on the way."""
     if how == "truncate":
-        return units <= score * scale < units + 1
-    return 2 * abs(score * scale - units) <= 1
+        return units * n <= k * scale < (units + 1) * n
+    if how == "round":
+        return 2 * abs(k * scale - units * n) <= n
+    raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")

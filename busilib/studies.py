@@ -209,8 +209,8 @@ def pool(systems):
     """Return the answers of all systems, dict name → table with one row per image, in the same order for all.
 
     ``systems``: dict name → list of Runs, one per fold, whose test sets are put together. The tables have image_id,
-    label, p_benign, p_malignant, p_normal, truth and predicted (class numbers). Raises RunError when two folds of a system test the
-    same image, when two systems were tested on different images, or when a probability is not a number.
+    label, p_benign, p_malignant, p_normal, truth and predicted (class numbers). Raises RunError when two folds of a
+    system test the same image, when two systems were tested on different images, or when a probability is not a number.
     """
     pooled, images = {}, None
     for name, folds in systems.items():
