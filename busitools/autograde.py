@@ -13,8 +13,8 @@ import copy
 import json
 import os
 import shutil
+import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -83,12 +83,12 @@ class Execute(preprocessors.Execute):
         passed = visible is None or (visible in self.ran and not _errors(self.nb.cells[visible]))
         if cell.cell_type != "code" or index in self.stopped or not passed:
             return cell, resources
-        if time.monotonic() > self.end:
-            self.stopped[index] = "the time for all cells was up"
-            return cell, resources
         seconds, killed = self.timeout_func(cell), Path(self.km.connection_file).parent.with_suffix(".reason")
         try:
-            super().preprocess_cell(cell, resources, index)
+            if time.monotonic() > self.end:
+                self.reason = "the time for all cells was up"
+            else:
+                super().preprocess_cell(cell, resources, index)
         except CellTimeoutError:
             self.reason = self.reason or f"it took more than {seconds} seconds"
         except DeadKernelError:
@@ -112,7 +112,7 @@ class Execute(preprocessors.Execute):
         return super().process_message(msg, cell, cell_index) if not secret or kind in ("status", "error") else None
 
     def _outputs(self, at, cell, run):
-        """Return the outputs of a cell that its student may see; of a test the errors only, as nbgrader counts them."""
+        """Return what a student may see of a cell; of a test no warnings, which nbgrader takes for errors."""
         outputs = [_harmless(output) for output in run.cells[at].outputs]
         if at in self.stopped:
             outputs.append(_error(f"stopped: {self.stopped[at]}"))
@@ -126,7 +126,7 @@ class Execute(preprocessors.Execute):
             failed = [_error("a check with other numbers did not come to an end")]
         elif not failed and hidden:
             failed = [_error(_hint(error, run.cells[hidden].source)) for error in _errors(run.cells[hidden])]
-        return failed[:1]
+        return [output for output in outputs if output.get("name") == "stdout"] + failed[:1]
 
 
 def _hint(error, source):
@@ -171,12 +171,10 @@ def grade(submitted, course, place, tool, user, limits):
     with open(os.devnull, "w") as nothing:  # what nbgrader and the kernel print
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    late = threading.Timer(2 * limits.total + 300, os._exit, [1])
-    late.daemon = True
-    late.start()
     with contextlib.suppress(ImportError, ValueError):  # Windows has no limits, or a lower one is set already
         import resource
 
+        signal.alarm(2 * limits.total + 300)  # whatever happens, it ends
         # A kernel can send more than this process can hold: then this process ends, and only this submission with it.
         resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, resource.getrlimit(resource.RLIMIT_AS)[1]))
     (place / "kernels" / "submission").mkdir(parents=True)

@@ -5,13 +5,12 @@ answer, "03-loss-check" its test), solution regions, hidden tests, points. nbgra
 """
 
 import copy
-import os
 import re
 from pathlib import Path
 
 import nbformat
 
-from busilib.cache import bar
+from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
 
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
@@ -89,17 +88,13 @@ def write(place=None, target=None):
     place = Path(place) if place else folder()
     target = Path(target) if target else place.parent / "exercises"
     target.mkdir(parents=True, exist_ok=True)
-    written = []
     for source in bar(sources(place), "exercises"):
-        path = target / source.name
-        part = path.with_suffix(".part")
-        nbformat.write(relink(release(read(source))), part)
-        os.replace(part, path)
-        written.append(path)
+        with write_file(target / source.name) as part:
+            nbformat.write(relink(release(read(source))), part)
     for path in target.glob("*.ipynb"):
-        if path not in written:
+        if not (place / path.name).exists():
             path.unlink()  # its source is gone
-    return written
+    return sorted(target.glob("*.ipynb"))
 
 
 def nbgrader():

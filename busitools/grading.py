@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 
-from busilib.cache import bar
+from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
 from busitools import exercises, sandbox
 
@@ -214,9 +214,8 @@ def _write(grades, out, pages, boxed):
         for one in grades
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    pandas.DataFrame(rows).to_csv(part, index=False)
-    os.replace(part, out)
+    with write_file(out) as part:
+        pandas.DataFrame(rows).to_csv(part, index=False)
     lines = [f"{one.student}\t{one.file}\t{one.points:g}/{one.of:g}\t{'; '.join(one.remarks)}" for one in grades]
     text = "\n".join([f"{len(grades)} submissions, {boxed}", "", *lines, ""])
     out.with_suffix(".log").write_text(text, encoding="utf-8")

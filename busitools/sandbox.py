@@ -212,7 +212,7 @@ def _too_much(pid, folder, limits):
     used = written = 0
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            used += _memory(process)
+            used += process.memory_info().rss
     for place, _, files in os.walk(folder):
         for name in files:
             with contextlib.suppress(OSError):  # just removed
@@ -220,15 +220,6 @@ def _too_much(pid, folder, limits):
     if used > limits.memory * 10**9:
         return f"it used more than {limits.memory} GB of memory"
     return f"it wrote more than {limits.disk // 10**6} MB" if written > limits.disk else None
-
-
-def _memory(process):
-    import psutil
-
-    try:
-        return process.memory_full_info().pss  # what several share is counted once
-    except psutil.AccessDenied:
-        return process.memory_info().rss
 
 
 if __name__ == "__main__":

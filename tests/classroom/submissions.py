@@ -15,14 +15,14 @@ SOURCE = next(path for path in exercises.sources() if path.name.startswith("05")
 SOLUTION = re.compile(r" *### (BEGIN|END) SOLUTION\n?")
 
 
-def answered():
-    """Exercise 05 as a good student hands it in: the released file with the reference's answers."""
-    source = exercises.read(SOURCE)
+def answered(path=SOURCE):
+    """An exercise (05) as a good student hands it in: the released file with the reference's answers."""
+    source = exercises.read(path)
     answers = {exercises.name(c): SOLUTION.sub("", c.source) for c in source.cells if c.metadata.get("nbgrader")}
     notebook = exercises.release(source)
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = answers[exercises.name(cell)]
+    for one in notebook.cells:
+        if one.metadata.get("nbgrader", {}).get("solution"):
+            one.source = answers[exercises.name(one)]
     return notebook
 
 
@@ -69,30 +69,13 @@ def unanswered(notebook):
     notebook.cells = released.cells
 
 
-def half(notebook):
-    for name in ("05-wilson", "05-fits"):
-        cell(notebook, name).source = "raise NotImplementedError()"
-
-
-def syntax_error(notebook):
-    cell(notebook, "05-wilson").source = "def wilson(right, total)\n    return 0, 1"
-
-
 # Broken files.
 def empty(notebook):
     return ""
 
 
-def no_notebook(notebook):
-    return "I could not save it, please see my e-mail"
-
-
 def renamed_kernel(notebook):
     notebook.metadata["kernelspec"] = {"name": "my-env", "display_name": "My env", "language": "python"}
-
-
-def deleted_test(notebook):
-    notebook.cells.remove(cell(notebook, "05-missed-check"))
 
 
 def deleted_answer(notebook):
@@ -134,7 +117,7 @@ def one_huge_output(notebook):
 
 
 def much_memory(notebook):
-    add(notebook, "kept = []\nwhile True:\n    kept.append(np.ones(20_000_000))")
+    add(notebook, "held = []\nwhile True:\n    held.append(np.ones(20_000_000))")
 
 
 def much_disk(notebook):
@@ -156,11 +139,14 @@ def calls_out(notebook):
     add(notebook, code)
 
 
-# Reads the hidden tests: on the disk, in other processes, and by looking over IPython's shoulder.
+# Reads the hidden tests: on the disk, in other processes, by looking over IPython's shoulder; and changes with what it
+# has seen the output of an earlier cell.
 SPY = """
 import glob, os
+from IPython.display import display, update_display
 seen = []
-for pattern in ("/tmp/*/*/job.json", "/*/*/*/notebooks/solutions/*.ipynb", "/proc/*/environ", "/proc/*/cmdline"):
+display("nothing yet", display_id="spy")
+for pattern in ("/tmp/*/*/source/*/*", "/*/*/*/notebooks/solutions/*", "/proc/*/environ", "/proc/*/cmdline"):
     for path in glob.glob(pattern, recursive=True):
         try:
             seen.append(open(path, errors="replace").read())
@@ -177,6 +163,7 @@ get_ipython().events.register("pre_run_cell", look)
 
 def missed(matrix):
     if any("HIDDEN" in text for text in seen):
+        update_display("SPIED " + seen[-1], display_id="spy")
         raise AssertionError("SPIED " + seen[-1])
     return int(matrix[1].sum() - matrix[1, 1])
 """
@@ -187,22 +174,18 @@ def spy(notebook):
     add(notebook, "print(seen)", after="05-fits-check")
 
 
-def tampers(notebook):
-    """Makes every later cell go well, whatever it does."""
-    cell(notebook, "05-missed").source = (
-        "def missed(matrix):\n    return 0\n\n"
-        "import ast\n\n"
-        "class NoAsserts(ast.NodeTransformer):\n    def visit_Assert(self, node):\n        return None\n\n"
-        "get_ipython().ast_transformers.append(NoAsserts())"
-    )
+def skips_tests(notebook):
+    """A tag that nbclient leaves out when it executes: a test that does not run would pass."""
+    cell(notebook, "05-missed").source = "def missed(matrix):\n    return 0"
+    cell(notebook, "05-missed-check").metadata["tags"] = ["skip-execution"]
 
 
 def script_in_output(notebook):
     add(notebook, "from IPython.display import HTML\nHTML('<script>alert(1)</script>')")
 
 
-HONEST = (right, one_wrong, wrong_on_hidden, unanswered, half, syntax_error)
-BROKEN = (empty, no_notebook, renamed_kernel, deleted_test, deleted_answer, eased_test, lost_metadata)
+HONEST = (right, one_wrong, wrong_on_hidden, unanswered)
+BROKEN = (empty, renamed_kernel, deleted_answer, eased_test, lost_metadata)
 HOSTILE = (
     endless,
     endless_answer,
@@ -215,6 +198,6 @@ HOSTILE = (
     writes_outside,
     calls_out,
     spy,
-    tampers,
+    skips_tests,
     script_in_output,
 )
