@@ -65,7 +65,7 @@ def augmentation(scans):
                         pass
 
             def ours(batch=batch):
-                affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE, cache=False)
+                affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE)
                 for _ in range(AUGMENTED_EPOCHS):
                     batches = training.Batches(affine.moved(pixels), table["label"], batch, 0, shuffle=True)
                     for step in range(len(batches)):

@@ -8,15 +8,17 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
 
 def cache_dir(*parts):
     """Return a folder of the user's cache as a Path, made when it is missing.
 
     The environment variable ``BUSILIB_CACHE`` moves the whole cache, to a disk with more room for instance.
     """
-    root = os.environ.get("BUSILIB_CACHE") or platformdirs.user_cache_dir("busilib")
+    root = os.environ.get("BUSILIB_CACHE")
+    if not root:
+        import pooch
+
+        root = pooch.os_cache("busilib")
     folder = Path(root).expanduser().joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

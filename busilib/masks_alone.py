@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from busilib import metrics
-from busilib.data import shapes
+from busilib.data import images
 from busilib.recipes import CLASSES
 
 SCRIPT_ORDER = ("benign", "normal", "malignant")
@@ -58,10 +58,10 @@ def confusion(catalogue, features, split, model):
 
 def variants(catalogue, seeds=range(5)):
     """Return one row a variant and seed: variant, seed, right, confusion (3×3 list), for the seeds of the forest."""
-    plain = shapes.table(catalogue)
-    largest = shapes.table(catalogue, region="largest")
-    nearest = shapes.table(catalogue, resample=Image.Resampling.NEAREST)
-    bilinear = shapes.table(catalogue, resample=Image.Resampling.BILINEAR)
+    plain = images.shape_table(catalogue)
+    largest = images.shape_table(catalogue, region="largest")
+    nearest = images.shape_table(catalogue, resample=Image.Resampling.NEAREST)
+    bilinear = images.shape_table(catalogue, resample=Image.Resampling.BILINEAR)
     natural = script_split(catalogue)
     made = {
         "as described": (plain, natural, forest),
@@ -82,7 +82,7 @@ def variants(catalogue, seeds=range(5)):
 
 def other_splits(catalogue, n=150, seed=0):
     """Return one row a stratified split drawn anew, n of them: seed, right, confusion; the base rate of a match."""
-    features, rows = shapes.table(catalogue), []
+    features, rows = images.shape_table(catalogue), []
     for number in range(n):
         matrix = confusion(catalogue, features, script_split(catalogue, seed=1000 + number), forest(seed))
         rows.append((1000 + number, int(np.trace(matrix)), matrix.tolist()))

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from busilib import runs as _runs
-from busilib.data import images, shapes, splits
+from busilib.data import images, splits
 from busilib.learning import models
 from busilib.learning.comparators.base import Images, check_classes, check_folds, check_probabilities, measure
 from busilib.learning.comparators.baselines import Logistic, Majority, NearestNeighbour
@@ -123,5 +123,5 @@ def _pixels(system, split, scans):
     if system.reads == "scan":
         return images.load(split.table["path"], system.image_size)
     paths = scans.table.set_index("image_id")["mask_paths"]
-    masks = [shapes.small_mask(paths[name], system.image_size) for name in split.table["image_id"]]
+    masks = [images.small_mask(paths[name], system.image_size) for name in split.table["image_id"]]
     return np.repeat(np.stack(masks)[..., None].astype(np.uint8) * 255, 3, axis=-1)

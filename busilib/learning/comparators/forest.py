@@ -7,7 +7,7 @@ import numpy as np
 from skimage.feature import graycomatrix, graycoprops, hog, local_binary_pattern
 from sklearn.ensemble import RandomForestClassifier
 
-from busilib.data import shapes
+from busilib.data.images import shape_features
 from busilib.learning.comparators.base import NO_EPOCHS, Comparator
 
 PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
@@ -73,7 +73,7 @@ class ShapeForest(Forest):
     """Random forest on the shape of the ground-truth mask: a warning, not a comparator.
 
     It never sees a scan. A radiologist drew its input, and drew nothing for a normal scan: the answer is in it.
-    known: that masks were inputs in paper B. chosen: `busilib.data.shapes.FEATURES`.
+    known: that masks were inputs in paper B. chosen: `busilib.data.images.SHAPE_FEATURES`.
     """
 
     name: ClassVar[str] = "shape"
@@ -82,4 +82,4 @@ class ShapeForest(Forest):
 
     def features(self, pixels):
         """Return the shape features (N, 12)."""
-        return np.array([shapes.features(image[..., 0] > 0) for image in pixels])
+        return np.array([shape_features(image[..., 0] > 0) for image in pixels])
