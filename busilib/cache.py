@@ -8,8 +8,6 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
 from busilib.errors import DataError
 
 PRECIOUS = ("runs", "busi")  # cleared only when they are named: hours of training, and what a person has asked for
@@ -20,7 +18,11 @@ def cache_dir(*parts):
 
     The environment variable ``BUSILIB_CACHE`` moves the whole cache, to a disk with more room for instance.
     """
-    root = os.environ.get("BUSILIB_CACHE") or platformdirs.user_cache_dir("busilib")
+    root = os.environ.get("BUSILIB_CACHE")
+    if not root:
+        import pooch
+
+        root = pooch.os_cache("busilib")
     folder = Path(root).expanduser().joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,8 +1,9 @@
-"""Data sets: ``load(dataset, profile, seed)`` gives the catalogue of one."""
+"""Data sets: ``load(dataset, profile, seed)`` gives the catalogue of one, ``get()`` fetches BUSI."""
 
 from pathlib import Path
 
 from busilib import recipes
+from busilib.errors import DataError
 
 
 def load(dataset="phantom", profile="quick", seed=0):
@@ -13,23 +14,24 @@ def load(dataset="phantom", profile="quick", seed=0):
     Raises DataError when there is none, and says what to do.
     """
     from busilib.data import catalogue, fetch, phantom
-    from busilib.errors import DataError
 
     count = recipes.profile_values(profile)["phantoms"]
     if dataset == "phantom":
         return catalogue.read(phantom.cached(count, seed))
-    if dataset == "busi":
-        folder = fetch.find("busi")
-        if folder is None:
-            raise DataError(
-                "BUSI is not here. Fetch it with `busi data get`; or name the folder that you have, "
-                'DATASET="/path/to/Dataset_BUSI_with_GT"; or work on made-up scans, DATASET="phantom".'
-            )
-        return catalogue.read(folder, name="busi")
-    folder = Path(dataset).expanduser()
-    if not folder.is_dir():
+    folder = fetch.find() if dataset == "busi" else Path(dataset).expanduser()
+    if folder is None:
         raise DataError(
-            f'DATASET="{dataset}" is no folder. Choose "phantom", "busi", or a folder that holds benign/, malignant/ '
-            "and normal/."
+            "BUSI is not here. Fetch it with `busi data get`; or name the folder that you have, "
+            'DATASET="/path/to/Dataset_BUSI_with_GT"; or work on made-up scans, DATASET="phantom".'
         )
-    return catalogue.read(folder)
+    if not folder.is_dir():
+        choices = 'Choose "phantom", "busi", or a folder that holds benign/, malignant/ and normal/.'
+        raise DataError(f'DATASET="{dataset}" is no folder. {choices}')
+    return catalogue.read(folder, name="busi" if dataset == "busi" else None)
+
+
+def get(target=None, source="auto"):
+    """Return the folder of BUSI, fetched when it is not there yet: see `fetch.get`."""
+    from busilib.data import fetch
+
+    return fetch.get(target, source=source)

@@ -1,32 +1,43 @@
-"""From files to one array of pixels, once: kept on disk by content."""
+"""From files to arrays: pixels, masks, and the shape of a lesion."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from busilib.cache import bar, cache_dir, write_file
+from busilib.cache import bar
 from busilib.errors import DataError
 
+SHAPE_FEATURES = (
+    "area perimeter solidity eccentricity extent height_to_width row column circularity orientation parts convex_area"
+).split()
 
-def load(paths, size, cache=True):
+
+def load(paths, size):
     """Return the images as one uint8 RGB array (N, size, size, 3), values 0–255.
 
     Grey, 1-bit and colour files become RGB alike; each is resized (bilinear, averaging when it shrinks) without
-    keeping its aspect ratio, as both papers did. With ``cache`` the array is kept in the user's cache, under a hash
-    of all the files' bytes: a changed file is read again. It takes `megabytes` of memory and of disk.
+    keeping its aspect ratio, as both papers did. The array takes `megabytes` of memory.
     Raises DataError with the name of a file that cannot be read.
     """
-    paths = [Path(path) for path in paths]
-    if not cache:
-        return _read(paths, size)
-    target = cache_dir("images") / f"{_content(paths, size)}.npy"
-    if not target.exists():
-        with write_file(target) as temporary:
-            np.save(temporary, _read(paths, size))  # no name for the array: two would be in memory below
-    return np.load(target)
+    paths = list(paths)
+    array = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+
+    def read(i):
+        try:
+            with Image.open(paths[i]) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"more than 8 bits per pixel, mode {image.mode}, which would be clipped")
+                mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
+                array[i] = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
+
+    with ThreadPoolExecutor() as pool:
+        for _ in bar(pool.map(read, range(len(paths))), f"images at {size} px", total=len(paths), unit="image"):
+            pass
+    return array
 
 
 def megabytes(n, size):
@@ -34,30 +45,61 @@ def megabytes(n, size):
     return n * size * size * 3 / 1e6
 
 
-def _read(paths, size):
-    array = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+def mask_union(row, size=None):
+    """Return where an image's lesions are: bool (height, width), True inside any of its masks.
 
-    def one(i):
-        try:
-            with Image.open(paths[i]) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"more than 8 bits a pixel, mode {image.mode}, which would be clipped")
-                mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
-                array[i] = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
-        except Exception as error:  # Pillow raises many kinds on damaged files
-            raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
+    Args:
+        row: a row of a catalogue's table.
+        size: None for the image's own size, else a side or (height, width) in pixels; nearest neighbour.
 
-    with ThreadPoolExecutor() as pool:
-        for _ in bar(pool.map(one, range(len(paths))), f"images at {size} px", total=len(paths), unit="image"):
-            pass
-    return array
+    An image without masks gives False everywhere. A mask counts where it is brighter than half of its brightest
+    pixel, so masks of 0 and 1 work as those of 0 and 255.
+    """
+    height, width = (row.height, row.width) if size is None else np.broadcast_to(size, 2).tolist()
+    union = np.zeros((height, width), dtype=bool)
+    for path in row.mask_paths:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("RGB").convert("L").resize((width, height), Image.Resampling.NEAREST))
+        union |= values > values.max() / 2
+    return union
 
 
-def _content(paths, size):
-    digest = hashlib.sha256(f"bilinear RGB {size}".encode())
+def small_mask(paths, size=128, resample=Image.Resampling.BICUBIC):
+    """Return where any of an image's masks is not black, after shrinking: bool (size, size)."""
+    union = np.zeros((size, size), dtype=bool)
     for path in paths:
-        try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error})") from error
-    return digest.hexdigest()[:32]
+        with Image.open(path) as image:
+            union |= np.asarray(image.convert("L").resize((size, size), resample)) > 0
+    return union
+
+
+def shape_table(catalogue, size=128, resample=Image.Resampling.BICUBIC, region="union"):
+    """Return the twelve `SHAPE_FEATURES` of a catalogue's images: a float DataFrame, one row per image, in its order.
+
+    See `small_mask` and `shape_features` for what is measured; an image without masks counts as one with a black mask.
+    """
+    rows = [shape_features(small_mask(paths, size, resample), region) for paths in catalogue.table["mask_paths"]]
+    return pd.DataFrame(rows, columns=SHAPE_FEATURES, index=catalogue.table["image_id"])
+
+
+def shape_features(mask, region="union"):
+    """Return the twelve `SHAPE_FEATURES` of a bool mask (height, width) as a tuple of floats; zeros for a black mask.
+
+    ``region``: "union" measures all connected parts as one region, "largest" only the largest part. Lengths and areas
+    are in pixels, the orientation in radians; the circularity is 4π · area / perimeter². Measured by
+    ``skimage.measure.regionprops``, where each is defined.
+    """
+    from skimage import measure
+
+    if region not in ("union", "largest"):
+        raise ValueError(f"region must be 'union' or 'largest', not {region!r}")
+    if not mask.any():
+        return (0.0,) * len(SHAPE_FEATURES)
+    labels, parts = measure.label(mask, return_num=True)
+    regions = measure.regionprops(labels if region == "largest" else mask.astype(np.uint8))
+    one = max(regions, key=lambda candidate: candidate.area)
+    top, left, bottom, right = one.bbox
+    circularity = 4 * np.pi * one.area / one.perimeter**2 if one.perimeter else 0.0
+    values = (one.area, one.perimeter, one.solidity, one.eccentricity, one.extent, (bottom - top) / (right - left))
+    values += (*one.centroid, circularity, one.orientation, parts, one.area_convex)
+    return tuple(float(value) for value in values)

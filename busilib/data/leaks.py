@@ -6,12 +6,12 @@ that leak is worth.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from busilib.cache import cache_dir, write_file
 from busilib.data.splits import Split, check_split, files, without_objections
@@ -59,32 +59,30 @@ def base(catalogue, seed=0):
 
 def clean(catalogue, seed=0):
     """Return `base` as a checked Split, with no overlap at all."""
-    return _checked("clean", base(catalogue, seed))
+    return _checked("clean", seed, base(catalogue, seed))
 
 
 def copies(catalogue, seed=0):
     """Siblings of test scans take the place of other training scans of the same class."""
     table, rng = base(catalogue, seed), np.random.default_rng(seed)
-    siblings = table[table["split"] == "spare"]
-    leaking = _swap(table, siblings.index, rng)
-    return Pair("copies", _checked("clean", table), _checked("copies", leaking, "group"))
+    leaking = _swap(table, table.index[table["split"] == "spare"], rng)
+    return Pair("copies", _checked("clean", seed, table), _checked("copies", seed, leaking, "group"))
 
 
 def masks(catalogue, seed=0):
     """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
     split = clean(catalogue, seed)
-    return Pair("masks", split, as_masks(split, catalogue))
+    return Pair("masks", split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
 
 
 def as_masks(split, catalogue):
     """Return a split of scans with the first mask of each in the scan's place. Raises DataError when one has none."""
-    of = _masks(catalogue).groupby("image_id", sort=False).first()
-    lost = sorted(set(split.table["image_id"]) - set(of.index))
-    if lost:
+    first = _first_masks(catalogue).set_index("image_id").reindex(split.table["image_id"]).reset_index()
+    if first["file_id"].isna().any():
+        lost = first.loc[first["file_id"].isna(), "image_id"].tolist()
         raise DataError(f"{len(lost)} images have no mask, the first is {lost[0]!r}: masks cannot stand for the scans")
-    first = of.loc[split.table["image_id"]].reset_index()
-    seen = split.table.assign(kind="mask", file_id=first["file_id"], path=first["path"])
-    return check_split(Split(f"{split.name}, masks", seen, split.declared))
+    table = split.table.assign(kind="mask", file_id=first["file_id"], path=first["path"])
+    return check_split(replace(split, table=table, variant="masks"))
 
 
 def partner(catalogue, seed=0):
@@ -94,14 +92,14 @@ def partner(catalogue, seed=0):
     same kind and class.
     """
     table, rng = base(catalogue, seed), np.random.default_rng(seed)
-    both = pd.concat([table, _masks(catalogue).merge(table[["image_id", "split"]], on="image_id")], ignore_index=True)
-    first = both.groupby(["image_id", "kind"], sort=False)["file_id"].transform("first") == both["file_id"]
-    both = both[first].reset_index(drop=True)
-    tested_kind = dict(zip(table["image_id"], rng.choice(["scan", "mask"], len(table)), strict=True))
-    partners = both[(both["split"] == "test") & (both["kind"] != both["image_id"].map(tested_kind))].index
+    outlines = _first_masks(catalogue).merge(table[["image_id", "split"]], on="image_id")
+    tested = dict(zip(table["image_id"], rng.choice(["scan", "mask"], len(table)), strict=True))
+    both = pd.concat([table, outlines], ignore_index=True)
+    partners = both.index[(both["split"] == "test") & (both["kind"] != both["image_id"].map(tested))]
     both.loc[partners, "split"] = "spare"
     leaking = _swap(both, partners, rng, alike=("label", "kind"))
-    return Pair("partner", _checked("partner apart", both), _checked("partner", leaking, "image", "group"))
+    apart = _checked("clean", seed, both, variant="masks are inputs too")
+    return Pair("partner", apart, _checked("partner", seed, leaking, "image", "group"))
 
 
 def augmented(catalogue, seed=0):
@@ -111,25 +109,21 @@ def augmented(catalogue, seed=0):
     by 0.8 to 1.2, mirrored at random) are written into the user's cache.
     """
     table, rng = base(catalogue, seed), np.random.default_rng(seed)
-    sources = table[table["split"].isin(["train", "test"])]
-    extra = sources.assign(
-        kind="augmented",
-        file_id=sources["file_id"] + "_augmented",
-        path=[_augmented_copy(path) for path in sources["path"]],
-        split=np.where(sources["split"] == "test", "spare", "train"),
-    )
-    table = pd.concat([table[table["split"] != "spare"], extra], ignore_index=True)
+    table = table[table["split"] != "spare"]
+    extra = table[table["split"] != "validation"]
+    paths = [_augmented_copy(path) for path in extra["path"]]
+    extra = extra.assign(kind="augmented", file_id=extra["file_id"] + "_augmented", path=paths)
+    table = pd.concat([table, extra.replace({"split": {"test": "spare"}})], ignore_index=True)
     leaking = _swap(table, table.index[table["split"] == "spare"], rng, alike=("label", "kind"))
-    return Pair(
-        "augmented", _checked("augmented after", table), _checked("augmented before", leaking, "image", "group")
-    )
+    after = _checked("clean", seed, table, variant="augmented after the split")
+    return Pair("augmented", after, _checked("augmented", seed, leaking, "image", "group"))
 
 
 MAKE = {"copies": copies, "masks": masks, "partner": partner, "augmented": augmented}
 
 
 def marks_alone(catalogue):
-    """Return how well burned-in marks alone tell the class: one row a class, with n, marked (share) and AUC.
+    """Return how well burned-in marks alone tell the class: one row per class, with n, marked (share) and AUC.
 
     The AUC is of "has marks" as the only score for this class against the rest: 0.5 says nothing, and below 0.5 the
     absence of marks speaks for the class.
@@ -146,9 +140,9 @@ def marks_alone(catalogue):
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _masks(catalogue):
-    table = files(catalogue, masks=True)
-    return table[table["kind"] == "mask"]
+def _first_masks(catalogue):
+    table = files(catalogue, masks=True).query("kind == 'mask'")
+    return table.drop_duplicates("image_id")
 
 
 def _swap(table, coming, rng, alike=("label",)):
@@ -163,26 +157,25 @@ def _swap(table, coming, rng, alike=("label",)):
     return table
 
 
-def _checked(name, table, *declared):
-    kept = table[~table["split"].isin(["spare", "out"])].reset_index(drop=True)
-    return check_split(Split(name, kept, tuple(declared)))
+def _checked(protocol, seed, table, *declared, variant=""):
+    table = table[~table["split"].isin(["spare", "out"])].reset_index(drop=True)
+    return check_split(Split("", protocol, 0, 1, seed, table, declared, variant=variant))
 
 
 def _augmented_copy(path):
     """Write the augmented copy of a scan into the cache, once for all seeds, and return its path (str)."""
-    name = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
-    target = cache_dir("augmented") / f"{name}.png"
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    target = cache_dir("augmented") / f"{digest[:32]}.png"
     if not target.exists():
-        rng = np.random.default_rng(int(name[:12], 16))
+        rng = np.random.default_rng(int(digest[:12], 16))
         with Image.open(path) as image:
             image = image.copy() if image.mode == "L" else image.convert("RGB")
-        if rng.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = ImageOps.mirror(image) if rng.random() < 0.5 else image
         angle, zoom = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.8, 1.2)
         cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
         x, y = image.width / 2, image.height / 2
         affine = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+        moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         with write_file(target) as temporary:
-            moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
             moved.save(temporary, compress_level=1)
     return str(target)

@@ -7,20 +7,23 @@ words: benign ones tend to be oval, wide and sharp, with bright echoes behind; m
 blurred, with a shadow behind. The classes overlap on purpose. Every length is in millimetres, every echo in decibels.
 """
 
-import csv
+import json
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from busilib import cache
+from busilib.data.files import pixel_sha256, text_sha256
 from busilib.errors import DataError
+from busilib.recipes import CLASSES
 
 GENERATOR_VERSION = 2
-CLASSES = ("benign", "malignant", "normal")
 SMALLEST = 12
 
 # What BUSI holds, class by class: images, share with burned-in marks, images with several masks.
@@ -33,7 +36,7 @@ _TEXTS = ("RT BREAST", "LT BREAST", "RIGHT BREAST", "LEFT BREAST", "RT UOQ", "LT
 
 _COLUMNS = (
     "image_id label group copy mirrored marks colour lesions width height mm_per_pixel gain_db range_db gland_db "
-    "kind margin posterior centre_x centre_y lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db"
+    "kind margin posterior centre_x centre_y lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db sha256"
 ).split()
 
 
@@ -42,14 +45,14 @@ class Scan:
     """One made-up scan.
 
     ``pixels`` is uint8, (height, width) or (height, width, 3) for a colour image; ``mask`` is uint8 of the same height
-    and width, 0 or 255, all lesions together; ``masks`` holds one such array a lesion (a black one when there is none);
+    and width, 0 or 255, all lesions together; ``masks`` one such array per lesion (a black one when there is none);
     ``truth`` the parameters it was made from, as in ``phantom.csv``: centre in pixels of this image, half axes in mm.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
     truth: dict
-    masks: tuple = field(default=())
+    masks: tuple
 
 
 # --- smooth random fields -------------------------------------------------------------------------------------------
@@ -164,32 +167,20 @@ def _choose_lesion(rng, label, size, taken=None):
     _, ratios, echoes, rough, soft, excess = kinds[kind]
     ratio = rng.uniform(*ratios)
     radius = min(np.exp(rng.uniform(np.log(3.0), np.log(7.2))), 0.24 * size[0])
-    if taken is not None:
-        # A second lesion is small, so that both fit.
-        radius = rng.uniform(1.6, 2.6)
+    radius = radius if taken is None else rng.uniform(1.6, 2.6)  # a second lesion is small, so that both fit
     lateral, axial = radius * np.sqrt(ratio), radius / np.sqrt(ratio)
     for _ in range(40):
         x = rng.uniform(min(lateral + 3, 0.45 * size[1]), max(size[1] - lateral - 3, 0.55 * size[1]))
         z = rng.uniform(min(axial + 3.5, 0.45 * size[0]), max(0.72 * size[0] - axial, 0.5 * size[0]))
         if taken is None or abs(x - taken["x_mm"]) > taken["lateral_mm"] + lateral + 2:
             break
-    benign = label == "benign"
-    return {
-        "kind": kind,
-        "margin": _MARGINS.get(kind, kind),
-        "x_mm": x,
-        "z_mm": z,
-        "lateral_mm": lateral,
-        "axial_mm": axial,
-        "angle_deg": rng.normal(0, 9 if benign else 18),
-        "echo_db": rng.uniform(*echoes),
-        "rough": rough,
-        "soft_mm": soft * rng.uniform(0.7, 1.5),
-        "excess_db_per_mm": rng.uniform(*excess),
-        "uneven_db": rng.uniform(0.3, 1.5) if benign else rng.uniform(2, 4.5),
-        "halo_db": 0.0 if benign else rng.uniform(0, 7),
-        "bright_dots": not benign and rng.random() < 0.35,
-    }
+    benign, margin = label == "benign", _MARGINS.get(kind, kind)
+    lesion = {"kind": kind, "margin": margin, "x_mm": x, "z_mm": z, "lateral_mm": lateral, "axial_mm": axial}
+    lesion |= {"angle_deg": rng.normal(0, 9 if benign else 18), "echo_db": rng.uniform(*echoes), "rough": rough}
+    lesion |= {"soft_mm": soft * rng.uniform(0.7, 1.5), "excess_db_per_mm": rng.uniform(*excess)}
+    lesion |= {"uneven_db": rng.uniform(0.3, 1.5) if benign else rng.uniform(2, 4.5)}
+    lesion |= {"halo_db": 0.0 if benign else rng.uniform(0, 7), "bright_dots": not benign and rng.random() < 0.35}
+    return lesion
 
 
 def _outline(rng, lesion, angles):
@@ -295,20 +286,19 @@ def _simulate(label, rng, lesions):
     shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
     mm = rng.uniform(28, 42) / shape[0]
     echo, gland_db = _tissue(rng, shape, mm)
-    found, masks, loss = [], [], _shade(rng, shape, mm)
+    placed, masks, loss = [], [], _shade(rng, shape, mm)
     for _ in range(lesions if label != "normal" else 0):
         size = shape[0] * mm, shape[1] * mm
-        found.append(_choose_lesion(rng, label, size, found[0] if found else None))
-        mask, behind = _insert(rng, found[-1], echo, mm)
+        placed.append(_choose_lesion(rng, label, size, placed[0] if placed else None))
+        mask, behind = _insert(rng, placed[-1], echo, mm)
         masks.append(mask)
         loss += behind
     gain_db, range_db = rng.uniform(-6, 6), rng.uniform(45, 59)
     power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
     grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
-    truth = {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db, "lesions": len(found)}
-    main = found[0] if found else {}
-    truth |= {name: main.get(name, "") for name in ("kind", "margin", "lateral_mm", "axial_mm", "angle_deg", "echo_db")}
-    truth |= {name: main.get(name, "") for name in ("excess_db_per_mm", "behind_db", "x_mm", "z_mm")}
+    names = "kind margin lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db x_mm z_mm".split()
+    truth = {name: placed[0][name] if placed else "" for name in names} | {"lesions": len(placed)}
+    truth |= {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db}
     return grey, masks, truth
 
 
@@ -350,20 +340,19 @@ def _blacken(rng, pixels):
 def _calipers(rng, draw, mask, ink):
     """Mark the two diameters of a lesion (or of a place in normal tissue) with crosses and dotted lines."""
     rows, columns = np.nonzero(mask)
-    height, width = mask.shape
-    if len(rows) == 0:
+    if len(rows):
+        left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    else:
+        height, width = mask.shape
         x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.6) * height
         left, right, top, bottom = x - 0.1 * width, x + 0.1 * width, y - 0.08 * height, y + 0.08 * height
-    else:
-        left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
     x, y, lean = (left + right) / 2, (top + bottom) / 2, rng.uniform(-0.15, 0.15) * (bottom - top)
     for ends in (((left, y - lean), (right, y + lean)), ((x + lean, top), (x - lean, bottom))):
         for px, py in ends:
             draw.line([px - 4, py, px + 4, py], fill=ink)
             draw.line([px, py - 4, px, py + 4], fill=ink)
-        for part in np.linspace(0, 1, 16):
-            (ax, ay), (bx, by) = ends
-            draw.point([(ax + part * (bx - ax), ay + part * (by - ay))], fill=ink)
+        (ax, ay), (bx, by) = ends
+        draw.point([(ax + part * (bx - ax), ay + part * (by - ay)) for part in np.linspace(0, 1, 16)], fill=ink)
 
 
 def _doppler(rng, picture):
@@ -430,27 +419,23 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
 
 def _shares(n):
     """Divide ``n`` images among the classes as BUSI does, by the largest remainder, with two at least in each."""
-    exact = [n * images / sum(_BUSI_IMAGES) for images in _BUSI_IMAGES]
-    counts = [int(value) for value in exact]
-    order = sorted(range(3), key=lambda k: counts[k] - exact[k])
-    for k in order[: n - sum(counts)]:
-        counts[k] += 1
-    return dict(zip(CLASSES, counts, strict=True))
+    exact = n * np.array(_BUSI_IMAGES) / sum(_BUSI_IMAGES)
+    counts = exact.astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: n - counts.sum()]] += 1
+    return dict(zip(CLASSES, counts.tolist(), strict=True))
 
 
 def _families(count):
     """Return the sizes of the near-duplicate groups of a class: 2, 3, 2, 2, 3 …, as many as in BUSI."""
-    wanted, sizes = round(_SIBLINGS * count), []
-    while wanted >= 2:
-        size = min(3 if len(sizes) % 3 == 1 else 2, wanted)
-        size = 3 if wanted == 3 else size
-        sizes.append(size)
-        wanted -= size
+    rest, sizes = round(_SIBLINGS * count), []
+    while rest >= 2:
+        sizes.append(3 if rest == 3 or (rest > 3 and len(sizes) % 3 == 1) else 2)
+        rest -= sizes[-1]
     return sizes
 
 
 def _plan_class(rng, label, count, first_group):
-    """Return one dict an image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
+    """Return one dict per image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
     sizes = _families(count)
     sizes += [1] * (count - sum(sizes))
     rows = []
@@ -459,38 +444,33 @@ def _plan_class(rng, label, count, first_group):
         if group == first_group and size > 1:
             flips[1] = True
         rows += [{"label": label, "group": group, "copy": k, "mirrored": flips[k], "lesions": 1} for k in range(size)]
-    singles = [k for k, row in enumerate(rows) if sizes[row["group"] - first_group] == 1]
     several = max(round(_SEVERAL[label] * count), 1 if _SEVERAL[label] and count >= 14 else 0)
-    for k in singles[:several]:
-        rows[k]["lesions"] = 2
+    for row in [row for row in rows if sizes[row["group"] - first_group] == 1][:several]:
+        row["lesions"] = 2
     marked = set(rng.permutation(count)[: round(_MARKED[label] * count)].tolist())
     kinds = ["text"] * 4 + ["calipers"] if label == "normal" else ["calipers", "calipers", "text", "calipers;text"]
     for k, row in enumerate(rows):
-        row["marks"] = str(rng.choice(kinds)) if k in marked else ""
-        row["colour"] = False
-    return [rows[k] for k in rng.permutation(count)]
+        row |= {"marks": str(rng.choice(kinds)) if k in marked else "", "colour": False, "drawn_as": label}
+    rows = [rows[k] for k in rng.permutation(count)]
+    return [row | {"image_id": f"{label} ({number})"} for number, row in enumerate(rows, 1)]
 
 
 def _plan(n, seed):
-    """Return one dict an image for the whole data set, with everything that `draw` needs and the image's name."""
+    """Return one dict per image of the whole data set, with all that `draw` needs and the image's name."""
     rng = np.random.default_rng([seed, 7])
-    rows, groups = {}, 1
+    rows, group = [], 1
     for label, count in _shares(n).items():
-        rows[label] = _plan_class(rng, label, count, groups)
-        groups += count
-    every = [row for label in CLASSES for row in rows[label]]
-    sizes = {group: sum(row["group"] == group for row in every) for group in {row["group"] for row in every}}
-    for label in CLASSES:
-        for number, row in enumerate(rows[label], 1):
-            row["image_id"], row["drawn_as"] = f"{label} ({number})", label
-    lone = [[r for r in rows[k] if sizes[r["group"]] == 1 and r["lesions"] == 1] for k in ("benign", "malignant")]
-    one, other = lone[0][-1], lone[1][-1]
-    marked = [row for row in every if row["marks"] and row is not other]
+        rows += _plan_class(rng, label, count, group)
+        group += count
+    sizes = Counter(row["group"] for row in rows)
+    lone = [row for row in rows if sizes[row["group"]] == 1 and row["lesions"] == 1]
+    one, other = ([row for row in lone if row["label"] == label][-1] for label in ("benign", "malignant"))
+    marked = [row for row in rows if row["marks"] and row is not other]
     for k in rng.permutation(len(marked))[: max(1, round(_COLOUR * n))]:
         marked[k]["colour"] = True
     # The same picture under two labels, as benign (433) and malignant (145) in BUSI.
     other.update({key: one[key] for key in ("group", "copy", "mirrored", "marks", "colour")}, drawn_as="benign")
-    return every
+    return rows
 
 
 def _write_scan(folder, seed, row):
@@ -498,15 +478,18 @@ def _write_scan(folder, seed, row):
     wanted = {key: row[key] for key in ("copy", "mirrored", "marks", "colour", "lesions")}
     scan = draw(row["drawn_as"], [seed, row["group"]], **wanted)
     stem = folder / row["label"] / row["image_id"]
-    Image.fromarray(scan.pixels).save(f"{stem}.png", compress_level=4)
-    for k, mask in enumerate(scan.masks):
-        Image.fromarray(mask).save(f"{stem}_mask{f'_{k}' if k else ''}.png", compress_level=4)
-    line = {**scan.truth, **{key: row[key] for key in ("image_id", "label", "group")}}
+    pictures = [Image.fromarray(pixels) for pixels in (scan.pixels, *scan.masks)]
+    for k, picture in enumerate(pictures):
+        picture.save(f"{stem}{('', '_mask', f'_mask_{k - 1}')[min(k, 2)]}.png", compress_level=4)
+    line = scan.truth | {key: row[key] for key in ("image_id", "label", "group")}
+    line["sha256"] = text_sha256(row["label"], *map(pixel_sha256, pictures))
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
 
 
 def make(folder, n=300, seed=0, jobs=None):
-    """Write ``n`` made-up scans with masks and ``phantom.csv`` into ``folder``, in the BUSI layout; return its Path.
+    """Write ``n`` made-up scans with masks into ``folder``, in the BUSI layout; return its Path.
+
+    Beside them ``phantom.csv`` tells how each scan was drawn, and ``phantom.json`` n, seed and the generator's version.
 
     ``n`` counts images, copies included; all that BUSI's faults teach is planted from n = 60 on (two pictures with two
     labels from 12, several masks for a benign scan from about 25 and for a malignant one from about 52). The files
@@ -520,16 +503,14 @@ def make(folder, n=300, seed=0, jobs=None):
         raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
     if folder.is_dir():
         folder.rmdir()
-    rows = _plan(n, seed)
     with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
         for label in CLASSES:
             (working / label).mkdir()
-        lines = pool.map(lambda row: _write_scan(working, seed, row), rows)
-        lines = list(cache.bar(lines, "making phantoms", total=n, unit="scan"))
-        with open(working / "phantom.csv", "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
-            table.writeheader()
-            table.writerows(lines)
+        lines = pool.map(lambda row: _write_scan(working, seed, row), _plan(n, seed))
+        table = pd.DataFrame(cache.bar(lines, "making phantoms", total=n, unit="scan"))
+        table.to_csv(working / "phantom.csv", columns=_COLUMNS, index=False, lineterminator="\n")
+        made = {"n": n, "seed": seed, "version": GENERATOR_VERSION}
+        (working / "phantom.json").write_text(json.dumps(made) + "\n", encoding="utf-8")
     return folder
 
 
@@ -537,10 +518,6 @@ def cached(n=300, seed=0):
     """Return the folder of ``n`` phantoms in the user's cache; made on first use, by one process at a time."""
     from filelock import FileLock
 
-    root = cache.cache_dir("phantom")
-    folder = root / f"phantom-n{n}-seed{seed}-v{GENERATOR_VERSION}"
-    if not folder.is_dir():
-        with FileLock(root / f"{folder.name}.lock"):
-            if not folder.is_dir():
-                make(folder, n, seed)
-    return folder
+    folder = cache.cache_dir("phantoms") / f"phantom-n{n}-seed{seed}-v{GENERATOR_VERSION}"
+    with FileLock(f"{folder}.lock"):
+        return folder if folder.is_dir() else make(folder, n, seed)

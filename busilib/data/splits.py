@@ -1,6 +1,6 @@
 """Who trains and who is tested: the papers' splits and the clean one, each checked, each with its hash.
 
-A split has one row a *file that the network sees*: a scan, or (paper B) a mask counted as an image.
+A split has one row per *file that the network sees*: a scan, or (paper B) a mask counted as an image.
 """
 
 import hashlib
@@ -9,26 +9,55 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from busilib import recipes
 from busilib.data.natural import natural_key
 from busilib.errors import SplitError
 from busilib.recipes import CLASSES
 
 PARTS = ("train", "validation", "test")
+_PAPER = {"A-frozen": "A", "A-tuned": "A", "B-frozen": "B", "B-tuned": "B"}  # whose recipe it is
 
 
 @dataclass(frozen=True)
 class Split:
-    """A table of files with the part that each belongs to.
+    """Which file is in which part, and how that was decided.
 
-    ``table`` has the columns file_id, kind ("scan" or "mask"), image_id, label, group, path, split. ``declared``
-    names the overlaps that the protocol is known to have: "image" (a scan and its mask in two parts), "group"
-    (near-identical scans in two parts), "validation = test". `check_split` fills ``overlaps`` with their counts.
+    Attributes:
+        paper: "A", "B", or "" for a split that is neither's own.
+        protocol: "paper", "clean", or a study's word.
+        fold, folds: which of how many, counted from 0; (0, 1) where there is one split only.
+        seed: what the parts were drawn with.
+        table: one row per file, with the columns file_id, kind ("scan" or "mask"), image_id, label, group, path, split.
+        declared: the overlaps that the protocol is known to have: "image" (a scan and its mask in two parts), "group"
+            (near-identical scans in two parts), "validation = test".
+        overlaps: their counts, which `check_split` fills in.
+        variant: what sets it apart from other splits of the protocol.
     """
 
-    name: str
+    paper: str
+    protocol: str
+    fold: int
+    folds: int
+    seed: int
     table: pd.DataFrame
     declared: tuple[str, ...] = ()
     overlaps: dict = field(default_factory=dict)
+    variant: str = ""
+
+    @property
+    def name(self):
+        """A label for people: "paper A", "clean, fold 2 of 5"."""
+        label = f"paper {self.paper}" if self.protocol == "paper" else self.protocol
+        fold = f"fold {self.fold + 1} of {self.folds}" if self.folds > 1 else ""
+        return ", ".join(filter(None, (label, fold, self.variant)))
+
+    def identity(self):
+        """Return what run.json tells of the split: all but its rows, of which it has the hash and the counts."""
+        parts = self.table["split"].value_counts().sort_index()
+        words = {key: getattr(self, key) for key in ("name", "paper", "protocol", "fold", "folds", "seed", "variant")}
+        counts = {part: int(n) for part, n in parts.items()}
+        overlaps = {"declared": list(self.declared), "overlaps": dict(self.overlaps)}
+        return words | {"sha256": self.sha256, "files": counts} | overlaps
 
     def part(self, name):
         """Return the rows of one part; "validation" is the test part when the protocol validates on it."""
@@ -39,7 +68,7 @@ class Split:
         return self.table[self.table["split"] == name].reset_index(drop=True)
 
     def counts(self):
-        """Return the number of files a class and part, as a table with totals."""
+        """Return the number of files per class and part, as a table with totals."""
         table = pd.crosstab(self.table["label"], self.table["split"])
         table = table.reindex(index=[c for c in CLASSES if c in table.index], columns=[p for p in PARTS if p in table])
         table.loc["total"] = table.sum()
@@ -53,7 +82,7 @@ class Split:
 
 
 def files(catalogue, masks=False):
-    """Return one row a file: file_id, kind, image_id, label, group, path; with ``masks``, the mask files as well."""
+    """Return one row per file: file_id, kind, image_id, label, group, path; with ``masks``, the mask files as well."""
     rows = []
     for scan in catalogue.table.itertuples():
         shared = {"image_id": scan.image_id, "label": scan.label, "group": scan.group}
@@ -85,7 +114,7 @@ def paper_a(catalogue, seed=0, stratified=True):
         stratify=table["label"] if stratified else None,
     )
     table["split"] = np.where(np.isin(np.arange(len(table)), test), "test", "train")
-    return check_split(Split("paper A", table, declared=("group", "validation = test")))
+    return check_split(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
 
 
 def paper_b(catalogue, seed=0):
@@ -104,7 +133,7 @@ def paper_b(catalogue, seed=0):
         rest = rows.index[~rows.index.isin(test)]
         table.loc[test, "split"] = "test"
         table.loc[rest[: int(0.2 * len(rest))], "split"] = "validation"
-    return check_split(Split("paper B", table.reset_index(drop=True), declared=("image", "group")))
+    return check_split(Split("B", "paper", 0, 1, seed, table.reset_index(drop=True), declared=("image", "group")))
 
 
 def clean(catalogue, fold=0, folds=5, seed=0):
@@ -126,7 +155,7 @@ def clean(catalogue, fold=0, folds=5, seed=0):
     table["split"] = "train"
     table.loc[draw(table, fold), "split"] = "test"
     table.loc[draw(table[table["split"] == "train"], fold), "split"] = "validation"
-    return check_split(Split(f"clean, fold {fold + 1} of {folds}", table))
+    return check_split(Split("", "clean", fold, folds, seed, table))
 
 
 def make(paper, protocol, catalogue, fold=0, folds=5, seed=0):
@@ -141,6 +170,23 @@ def make(paper, protocol, catalogue, fold=0, folds=5, seed=0):
     if fold != 0:
         raise ValueError("FOLD is for PROTOCOL='clean': the papers have one split only, FOLD=0")
     return paper_a(catalogue, seed) if paper == "A" else paper_b(catalogue, seed)
+
+
+def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, **changes):
+    """Return the Recipe and the Split that belong together, in one call.
+
+    Args:
+        recipe_name: "A-frozen", "A-tuned", "B-frozen" or "B-tuned".
+        scans: the catalogue.
+        profile: "quick" or "full".
+        protocol: "paper" (as the paper did it) or "clean".
+        fold: which fold of the clean protocol is tested.
+        seed: what the split is drawn with.
+        changes: settings of the recipe to replace, as in `recipes.get`.
+    """
+    recipe = recipes.get(recipe_name, profile, protocol, **changes)
+    folds = recipes.profile_values(profile)["folds"]
+    return recipe, make(_PAPER[recipe_name], protocol, scans, fold, folds, seed)
 
 
 def check_split(split):
@@ -178,4 +224,4 @@ def check_split(split):
         if (table["split"] == "validation").any():
             raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
         overlaps["validation = test"] = int((table["split"] == "test").sum())
-    return Split(split.name, table, split.declared, overlaps)
+    return replace(split, overlaps=overlaps)

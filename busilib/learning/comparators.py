@@ -28,7 +28,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import has_fit_parameter
 
-from busilib.data import images, shapes, splits
+from busilib.data import images, splits
 from busilib.errors import RunError, WeightsError
 from busilib.learning import models, networks, training
 from busilib.recipes import CLASSES, PROBABILITIES, one_of
@@ -95,15 +95,15 @@ def forest(trees=500, seed=0):
 
 
 def mask_shapes(pixels):
-    """Return the twelve shape features (N, 12) of masks, as `busilib.data.shapes` measures them."""
-    return np.array([shapes.features(image[..., 0] > 0) for image in pixels])
+    """Return the twelve shape features (N, 12) of masks, as `busilib.data.images` measures them."""
+    return np.array([images.shape_features(image[..., 0] > 0) for image in pixels])
 
 
 def mask_forest(trees=500, seed=0):
     """Return a random forest on the shape of the ground-truth mask: a warning, not a comparator.
 
     It never sees a scan. A radiologist drew its input, and drew nothing for a normal scan: the answer is in it.
-    known: that masks were inputs in paper B. chosen: `busilib.data.shapes.FEATURES`.
+    known: that masks were inputs in paper B. chosen: `busilib.data.images.FEATURES`.
     """
     return make_pipeline(FunctionTransformer(mask_shapes), RandomForestClassifier(trees, random_state=seed))
 
@@ -411,5 +411,5 @@ def read(system, split, scans):
     if system.reads == "scan":
         return images.load(split.table["path"], size)
     paths = scans.table.set_index("image_id")["mask_paths"]
-    masks = np.stack([shapes.small_mask(paths[name], size) for name in split.table["image_id"]])
+    masks = np.stack([images.small_mask(paths[name], size) for name in split.table["image_id"]])
     return np.repeat(masks[..., None].astype(np.uint8) * 255, 3, axis=-1)

@@ -16,7 +16,7 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
     folder = cache.cache_dir("a", "b")
     assert folder == tmp_path / "elsewhere" / "a" / "b" and folder.is_dir()
     monkeypatch.delenv("BUSILIB_CACHE")
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
     assert cache.cache_dir("c") == tmp_path / "busilib" / "c"
 
 

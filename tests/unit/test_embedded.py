@@ -57,7 +57,7 @@ def test_features_tell_unseen_phantoms_apart(shipped, tmp_path):
     """Leave one group out, nearest class mean: far above chance, and above random features."""
     name, network = shipped
     scans = catalogue.read(phantom.make(tmp_path / "phantoms", 60, seed=31)).table
-    pixels = images.load(scans["path"], SIZES[name], cache=False) / np.float32(255)
+    pixels = images.load(scans["path"], SIZES[name]) / np.float32(255)
     labels, groups = scans["label"].to_numpy(), scans["group"].to_numpy()
 
     def right(base):

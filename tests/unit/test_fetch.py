@@ -1,11 +1,9 @@
-"""fetch: against a local server that also misbehaves, and against archives that were made to do harm."""
+"""fetch: against a local server that also misbehaves."""
 
 import hashlib
 import io
-import stat
 import sys
 import threading
-import time
 import types
 import zipfile
 from functools import partial
@@ -13,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from busilib.data import fetch
@@ -38,7 +34,6 @@ FILES = {
 
 
 def zipped(files):
-    """Return the bytes of a zip file; ``files`` maps a name or a ZipInfo to the content."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
@@ -49,6 +44,7 @@ def zipped(files):
 GOOD = zipped(FILES)
 REAL_DIFFERENCES = fetch.differences
 SHA256 = hashlib.sha256(GOOD).hexdigest()
+PART = f"busi/{SHA256[:16]}.part"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(GOOD[: len(GOOD) // 2])
         self.wfile.flush()
-        self.server.over.wait(10)
+        self.server.over.wait(60)
 
     def log_message(self, *_):
         pass
@@ -159,7 +155,8 @@ def kaggle(monkeypatch, download):
 
 
 def left_in_cache():
-    return sorted(path.name for path in fetch.cache_dir("downloads").iterdir() if path.name != "busi.lock")
+    downloads = fetch.cache_dir("downloads")
+    return sorted(path.relative_to(downloads).as_posix() for path in downloads.rglob("*.*") if path.suffix != ".lock")
 
 
 def content(folder):
@@ -188,13 +185,6 @@ def test_unusual_but_honest_servers(get, what):
     assert content(get(what)) == FILES
 
 
-@pytest.mark.parametrize("what", ["good", "unsized"])
-def test_with_a_progress_bar(get, monkeypatch, capsys, what):
-    monkeypatch.setenv("BUSILIB_PROGRESS", "1")
-    get(what)
-    assert "BUSI: 100%" in capsys.readouterr().err or what == "unsized"
-
-
 def test_second_call_downloads_nothing(get, server, capsys):
     folder = get("good")
     assert get("missing") == folder
@@ -212,30 +202,15 @@ def test_target_may_be_the_data_set_folder_itself(get, target):
 def test_places_and_find(tmp_path, monkeypatch, get):
     cache = tmp_path / "cache" / "busi"
     monkeypatch.setattr(fetch, "__file__", str(tmp_path / "site-packages/busilib/data/fetch.py"))
-    assert fetch.places() == [cache]
-    (tmp_path / "work" / "data").mkdir()
+    assert fetch.places() == [cache] and fetch.find() is None
+    folder = get("good", target=None)
+    assert folder == cache / fetch.FOLDER == fetch.find()
+    (tmp_path / "work" / "data" / fetch.FOLDER).mkdir(parents=True)  # empty: not the data set
     (tmp_path / "checkout" / "data").mkdir(parents=True)
     (tmp_path / "checkout" / "pyproject.toml").touch()
     monkeypatch.setattr(fetch, "__file__", str(tmp_path / "checkout/busilib/data/fetch.py"))
     assert fetch.places() == [tmp_path / "checkout/data", tmp_path / "work/data", cache]
-    assert fetch.find("busi") is None
-    monkeypatch.chdir(tmp_path / "checkout")
-    assert fetch.places() == [tmp_path / "checkout/data", cache]
-    folder = get("good", target=None)
-    assert folder == tmp_path / "checkout/data/Dataset_BUSI_with_GT" == fetch.find("busi")
-
-
-def test_found_in_the_cache_even_when_there_is_a_data_folder(tmp_path, monkeypatch, get):
-    monkeypatch.setattr(fetch, "__file__", str(tmp_path / "site-packages/busilib/data/fetch.py"))
-    folder = get("good", target=None)
-    assert folder == tmp_path / "cache/busi/Dataset_BUSI_with_GT"
-    (tmp_path / "work" / "data" / fetch.FOLDER).mkdir(parents=True)  # empty: not the data set
     assert fetch.find() == folder == get("missing", target=None)
-
-
-def test_find_knows_only_busi():
-    with pytest.raises(DataError, match='No data set is called "busy"'):
-        fetch.find("busy")
 
 
 def test_folder_of_the_user_is_not_touched(get, target, server):
@@ -262,19 +237,17 @@ def test_empty_folder_is_filled_and_a_strange_one_refused(get, target, server):
 
 REASONS = {
     "truncated": "the connection ended before the file did",
-    "wrong": "the server sent another file in place of the archive",
+    "wrong": "the server sent something else in place of the archive",
     "missing": "the server answered 404 Not Found",
-    "page": "the server sent a web page in place of the archive",
+    "page": "the server sent something else in place of the archive: it is a web page",
     "stalled": "the server stalled: nothing came for 0.3 seconds",
 }
 
 
 @pytest.mark.parametrize("what", REASONS)
 def test_failure_names_the_reason_and_the_ways_on(get, target, what):
-    start = time.monotonic()
     with pytest.raises(DataError) as caught:
         get(what, timeout=0.3)
-    assert time.monotonic() - start < 2
     message = str(caught.value)
     assert REASONS[what] in message
     assert f"/{what}.zip" in message
@@ -282,8 +255,9 @@ def test_failure_names_the_reason_and_the_ways_on(get, target, what):
     for way in (fetch.PAGE, fetch.KAGGLE_PAGE, str(target), 'DATASET="/path/to/', 'DATASET="phantom"'):
         assert way in message
     assert list(target.iterdir()) == []
-    parts = [f"Dataset_BUSI-{SHA256[:16]}.part"]  # kept only where the next call can go on from it
-    assert left_in_cache() == (parts if what in ("truncated", "stalled") else [])
+    part = fetch.cache_dir("downloads") / PART
+    size = part.stat().st_size if part.exists() else 0
+    assert (size > 0) == (what in ("truncated", "stalled")), "only where the next call can go on from it"
 
 
 def test_no_network(get, target):
@@ -304,12 +278,13 @@ def test_unknown_source():
         fetch.get(source="mirror")
 
 
-def test_unusable_contents_leave_nothing(get, server, target, monkeypatch):
+@pytest.mark.parametrize("error", [DataError("benign (2).png is damaged"), KeyboardInterrupt()])
+def test_unusable_contents_leave_nothing(get, server, target, monkeypatch, error):
     def refuse(folder):
-        raise DataError("benign (2).png is damaged")
+        raise error
 
     monkeypatch.setattr(fetch, "differences", refuse)
-    with pytest.raises(DataError, match=r"benign \(2\).png is damaged"):
+    with pytest.raises(type(error)):
         get("good")
     assert list(target.iterdir()) == []
     monkeypatch.setattr(fetch, "differences", lambda folder: [])
@@ -330,8 +305,7 @@ def test_target_that_cannot_be_written(get, target):
 def test_interrupted_download_is_continued(get, server, what):
     with pytest.raises(DataError):
         get(what, timeout=0.3)
-    (part,) = left_in_cache()
-    have = (fetch.cache_dir("downloads") / part).stat().st_size
+    have = (fetch.cache_dir("downloads") / PART).stat().st_size
     assert content(get("good")) == FILES
     assert 0 < have < len(GOOD)
     assert server.asked == [("/good.zip", f"bytes={have}-")]
@@ -351,8 +325,8 @@ def test_interrupted_download_is_continued(get, server, what):
     ],
 )
 def test_left_overs(get, server, left, what, requests):
-    downloads = fetch.cache_dir("downloads")
-    (downloads / f"Dataset_BUSI-{SHA256[:16]}.part").write_bytes(left)
+    downloads = fetch.cache_dir("downloads", "busi")
+    (downloads.parent / PART).write_bytes(left)
     (downloads / "unpacked" / "benign").mkdir(parents=True)
     (downloads / "unpacked" / "benign" / "benign (99).png").write_bytes(b"half")
     assert content(get(what)) == FILES
@@ -361,34 +335,23 @@ def test_left_overs(get, server, left, what, requests):
 
 
 def test_left_over_does_not_hide_a_wrong_server(get):
-    part = fetch.cache_dir("downloads") / f"Dataset_BUSI-{SHA256[:16]}.part"
+    part = fetch.cache_dir("downloads", "busi").parent / PART
     part.write_bytes(GOOD[:3000])
-    with pytest.raises(DataError, match="sent a web page"):
+    with pytest.raises(DataError, match="it is a web page"):
         get("page")
-    assert not part.exists()
-
-
-def test_keyboard_interrupt_leaves_nothing_in_the_target(get, target, monkeypatch):
-    def interrupt(folder):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fetch, "differences", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        get("good")
-    assert list(target.iterdir()) == []
-    assert "unpacked" not in left_in_cache()
+    assert not part.exists() or not part.stat().st_size
 
 
 def test_two_at_once_download_once(target, server):
-    found = []
+    folders = []
     server.asked.clear()
     one = partial(fetch.get, target, f"{server.address}/good.zip", SHA256)
-    threads = [threading.Thread(target=lambda: found.append(one())) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: folders.append(one())) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
-    assert len(found) == 2 and content(found[0]) == FILES
+        thread.join()
+    assert len(folders) == 2 and content(folders[0]) == FILES
     assert server.asked == [("/good.zip", None)]
 
 
@@ -411,23 +374,18 @@ def test_kaggle_after_the_official_archive(get, tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "kagglehub").rglob("*.png"))) == len(FILES)  # kagglehub's own copy stays
 
 
-def test_kaggle_is_not_asked_when_the_archive_came(get, monkeypatch):
-    kaggle(monkeypatch, lambda handle: pytest.fail("asked"))
-    get("good")
-
-
-def test_kaggle_only(get, server, tmp_path, monkeypatch):
+def test_kaggle_only_or_not_at_all(get, server, tmp_path, monkeypatch, target):
     kaggle(monkeypatch, lambda handle: str(kaggle_copy(tmp_path)))
     assert content(get("good", source="kaggle")) == FILES
     assert server.asked == []
+    kaggle(monkeypatch, lambda handle: pytest.fail("asked"))
+    get("good", target=target / "other")
 
 
 def test_kaggle_with_other_images_is_refused(get, target, tmp_path, monkeypatch):
     kaggle(monkeypatch, lambda handle: str(kaggle_copy(tmp_path)))
     monkeypatch.setattr(fetch, "differences", lambda folder: ["benign (1) has other pixels", "b", "c", "d"])
-    with pytest.raises(
-        DataError, match=r"not BUSI as its facts table knows it: benign \(1\) has other pixels; b; c; \.\."
-    ):
+    with pytest.raises(DataError, match=r"not BUSI as its facts table knows it: benign \(1\) has other pixels b c d"):
         get("good", source="kaggle")
     assert list(target.iterdir()) == []
 
@@ -442,96 +400,6 @@ def test_kaggle_that_fails_is_one_more_reason(get, target, monkeypatch):
     assert list(target.iterdir()) == []
 
 
-def test_kaggle_with_something_else(get, target, tmp_path, monkeypatch):
-    kaggle(monkeypatch, lambda handle: str(tmp_path))
-    with pytest.raises(DataError, match="Three ways on"):
-        get("missing")
-    assert list(target.iterdir()) == []
-
-
-# Archives made to do harm
-
-
-def unpacked(tmp_path, files):
-    (tmp_path / "made.zip").write_bytes(zipped(files))
-    fetch.unpack(tmp_path / "made.zip", tmp_path / "out")
-    return tmp_path / "out"
-
-
-def refused(tmp_path, files, message):
-    with pytest.raises(DataError, match=message):
-        unpacked(tmp_path, files)
-    assert not (tmp_path / "out").exists()
-
-
-UNSAFE = ["../evil", "/etc/evil", "a/../../evil", "C:/evil", "C:evil", "..\\evil", "\\evil", "\\\\host\\share\\evil"]
-
-
-@pytest.mark.parametrize("name", UNSAFE)
-def test_member_outside_the_folder(tmp_path, name):
-    refused(tmp_path, FILES | {name: b"evil"}, "would leave the folder")
-    assert not list(tmp_path.rglob("evil"))
-
-
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_member_that_is_no_file(tmp_path, kind):
-    member = zipfile.ZipInfo("benign/benign (1).png")
-    member.external_attr = (kind | 0o777) << 16
-    refused(tmp_path, {"benign/benign (2).png": png(2), member: b"/etc/passwd"}, "is a link or a device")
-
-
-def test_too_many_members(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_MEMBERS", 10)
-    refused(tmp_path, FILES, "has 18 members, more than 10")
-
-
-def test_too_many_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000_000)
-    refused(tmp_path, {"bomb.png": bytes(1_000_001)}, "would unpack to 1000001 bytes, more than 1000000")
-
-
-def test_member_that_lies_about_its_size(tmp_path):
-    made = zipped({"bomb.png": bytes(100_000)})
-    made = made.replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    (tmp_path / "made.zip").write_bytes(made)
-    with pytest.raises(DataError, match="made.zip is damaged"):
-        fetch.unpack(tmp_path / "made.zip", tmp_path / "out")
-    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.png")) <= 10
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda made: made[:-30], lambda made: b"no zip", lambda made: made.replace(b"IDAT", b"JDAT", 1)]
-)
-def test_damaged_archive(tmp_path, damage):
-    stored = io.BytesIO()
-    with zipfile.ZipFile(stored, "w") as archive:
-        archive.writestr("benign/benign (1).png", png(1))
-    (tmp_path / "made.zip").write_bytes(damage(stored.getvalue()))
-    with pytest.raises(DataError, match="the archive made.zip is damaged or cannot be read"):
-        fetch.unpack(tmp_path / "made.zip", tmp_path / "out")
-
-
-def test_unsafe_archive_through_get(get, server, target, monkeypatch):
-    made = zipped(FILES | {"../../../evil": b"evil"})
-    monkeypatch.setattr(Handler, "good", lambda self: self.answer(made))
-    with pytest.raises(DataError, match="(?s)not safe.*Three ways on"):
-        get("good", sha256=hashlib.sha256(made).hexdigest())
-    assert list(target.iterdir()) == []
-    assert not list(target.parent.rglob("evil"))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["..", ".", "a", "b (1)", "C:", ""]), min_size=1, max_size=5), st.sampled_from("/\\"))
-def test_no_accepted_name_leaves_the_folder(tmp_path_factory, parts, slash):
-    folder = tmp_path_factory.mktemp("zip")
-    name = slash.join(parts)
-    try:
-        fetch._check_members([zipfile.ZipInfo(name)])
-    except DataError:
-        return
-    assert (folder / "out" / name.replace("\\", "/")).resolve().is_relative_to(folder / "out")
-
-
 # The real facts table
 
 
@@ -542,11 +410,10 @@ def test_other_images_are_refused_by_the_real_facts_table(get, target, monkeypat
     assert list(target.iterdir()) == []
 
 
-@pytest.mark.parametrize("warnings", [(), ("1 image of BUSI is missing: benign (1).",)])
-def test_warnings_of_the_catalogue_count(monkeypatch, warnings):
-    scans = types.SimpleNamespace(table=None, warnings=warnings)
+def test_warnings_of_the_catalogue_count(monkeypatch):
+    warnings = ("1 image of BUSI missing: benign (1).",)
+    scans = types.SimpleNamespace(kind="busi", warnings=warnings)
     monkeypatch.setattr("busilib.data.catalogue.read", lambda folder: scans)
-    monkeypatch.setattr("busilib.data.facts.matches", lambda table: [0, 1, -1])
     assert REAL_DIFFERENCES("anywhere") == list(warnings)
 
 

@@ -1,10 +1,12 @@
 """leaks: each pair differs in one thing only, and that thing is there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from busilib.data import catalogue, leaks, splits
+from busilib.data import leaks, splits
 from busilib.errors import DataError, SplitError
 
 
@@ -16,7 +18,7 @@ def seed(request):
 @pytest.mark.parametrize("kind", leaks.MAKE)
 def test_a_pair_has_the_same_test_and_as_much_training(phantoms, kind, seed):
     pair = leaks.MAKE[kind](phantoms, seed)
-    assert pair.kind == kind
+    assert pair.kind == pair.with_leak.protocol == kind and pair.without.protocol == "clean"
     without, leaking = pair.without, pair.with_leak
     for column in ("image_id", "label"):
         assert set(without.part("test")[column]) == set(leaking.part("test")[column])
@@ -35,7 +37,7 @@ def test_the_leak_is_there_and_only_there(phantoms, kind, seed):
     assert pair.with_leak.overlaps["group"] > 0
     assert (pair.with_leak.overlaps["image"] > 0) == (kind != "copies")
     with pytest.raises(SplitError, match="lie in two parts"):
-        splits.check_split(splits.Split("undeclared", pair.with_leak.table))
+        splits.check_split(replace(pair.with_leak, declared=()))
 
 
 def test_masks_show_masks_and_nothing_else(phantoms):
@@ -70,20 +72,20 @@ def test_same_seed_same_pair_another_seed_another(phantoms):
 
 
 def test_what_cannot_be_done_is_said(phantoms, tmp_path):
-    few = catalogue.Catalogue(phantoms.table.groupby("label").head(4).reset_index(drop=True), "few", "0")
+    few = replace(phantoms, table=phantoms.table.groupby("label").head(4).reset_index(drop=True))
     with pytest.raises(DataError, match="at least 7 scans"):
         leaks.clean(few)
     bare = phantoms.table.assign(mask_paths=[()] * len(phantoms.table), mask_ids=[()] * len(phantoms.table))
     with pytest.raises(DataError, match="have no mask"):
-        leaks.masks(catalogue.Catalogue(bare, "bare", "0"))
+        leaks.masks(replace(phantoms, table=bare))
 
 
 def test_marks_alone_by_hand(phantoms):
-    found = leaks.marks_alone(phantoms)
+    alone = leaks.marks_alone(phantoms)
     table = phantoms.table
     marked = table["flags"].map(lambda flags: "marks" in flags)
     benign = table["label"] == "benign"
     share, rest = marked[benign].mean(), marked[~benign].mean()
-    assert found.loc["benign", "marked"] == pytest.approx(share)
-    assert found.loc["benign", "auc"] == pytest.approx(0.5 + (share - rest) / 2)  # of a yes-or-no score
-    assert found.loc["normal", "auc"] < 0.5, "normal phantoms have few marks, as in BUSI"
+    assert alone.loc["benign", "marked"] == pytest.approx(share)
+    assert alone.loc["benign", "auc"] == pytest.approx(0.5 + (share - rest) / 2)  # of a yes-or-no score
+    assert alone.loc["normal", "auc"] < 0.5, "normal phantoms have few marks, as in BUSI"

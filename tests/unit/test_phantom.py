@@ -36,6 +36,13 @@ def hashes(folder):
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def test_the_numbers_of_this_version_stay_the_same():
+    """Another numpy may move a grey level; another drawing needs another GENERATOR_VERSION."""
+    scan = phantom.draw("malignant", [5, 3], marks="calipers")
+    assert phantom.GENERATOR_VERSION == 2
+    assert scan.pixels.shape == (238, 356) and scan.pixels.mean() == pytest.approx(49.611, abs=0.01)
+
+
 def pixels(folder, row, suffix=""):
     return np.array(Image.open(folder / row["label"] / f"{row['image_id']}{suffix}.png").convert("RGB"))
 
@@ -46,7 +53,13 @@ def box(mask):
 
 
 def test_layout_is_that_of_busi(folder, rows):
-    assert sorted(path.name for path in folder.iterdir()) == ["benign", "malignant", "normal", "phantom.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "benign",
+        "malignant",
+        "normal",
+        "phantom.csv",
+        "phantom.json",
+    ]
     for label, count in SHARES.items():
         names = {path.name for path in (folder / label).iterdir()}
         scans = {name for name in names if "_mask" not in name}
@@ -54,13 +67,6 @@ def test_layout_is_that_of_busi(folder, rows):
         assert {name.replace(".png", "_mask.png") for name in scans} <= names
     assert Counter(row["label"] for row in rows) == SHARES
     assert [row["image_id"] for row in rows[:2]] == ["benign (1)", "benign (2)"]
-
-
-@pytest.mark.parametrize("n", [12, 13, 37, 100, 300, 780])
-def test_shares_follow_busi(n):
-    shares = phantom._shares(n)
-    assert sum(shares.values()) == n and min(shares.values()) >= 2
-    assert all(abs(shares[k] - n * v / 780) < 1 for k, v in zip(shares, (437, 210, 133), strict=True))
 
 
 def test_sizes_and_masks(folder, rows):
@@ -204,6 +210,6 @@ def test_an_empty_folder_is_used(tmp_path):
 def test_cached_makes_once(tmp_path, monkeypatch):
     monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
     folder = phantom.cached(12, 1)
-    assert folder == tmp_path / "phantom" / f"phantom-n12-seed1-v{phantom.GENERATOR_VERSION}"
+    assert folder == tmp_path / "phantoms" / f"phantom-n12-seed1-v{phantom.GENERATOR_VERSION}"
     monkeypatch.setattr(phantom, "make", lambda *_: pytest.fail("made a second time"))
     assert phantom.cached(12, 1) == folder

@@ -1,5 +1,6 @@
 """splits: properties on made catalogues, refusals, and the counts of the real BUSI."""
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from busilib import recipes
 from busilib.data import splits
 from busilib.data.catalogue import Catalogue
 from busilib.data.splits import Split, check_split
@@ -37,7 +39,7 @@ def made(sizes=(40, 25, 20), pairs=0.2, masks=2, dropped=()):
                     "flags": (dropped[image_id],) if image_id in dict(dropped) else (),
                 }
             )
-    return Catalogue(pd.DataFrame(rows), "made", "0" * 64)
+    return Catalogue(pd.DataFrame(rows), "made")
 
 
 def part(split, name):
@@ -45,9 +47,9 @@ def part(split, name):
 
 
 def disjoint_and_complete(split, expected):
-    found = [part(split, name) for name in splits.PARTS]
-    assert sum(map(len, found)) == len(split.table) == len(set().union(*found))
-    assert set().union(*found) == set(expected)
+    parts = [part(split, name) for name in splits.PARTS]
+    assert sum(map(len, parts)) == len(split.table) == len(set().union(*parts))
+    assert set().union(*parts) == set(expected)
 
 
 @quick
@@ -127,17 +129,17 @@ def test_the_seed_fixes_the_split(make):
 def test_paper_b_does_not_depend_on_the_order_of_the_catalogue():
     # The other two do; a catalogue is always sorted (test_catalogue.py), so a data set has one split a seed.
     scans = made()
-    turned = Catalogue(scans.table.sample(frac=1, random_state=0).reset_index(drop=True), "made", "0" * 64)
+    turned = Catalogue(scans.table.sample(frac=1, random_state=0).reset_index(drop=True), "made")
     assert splits.paper_b(turned, 5).sha256 == splits.paper_b(scans, 5).sha256
 
 
 def test_hash_is_of_the_parts_and_not_of_the_order():
     split = splits.paper_b(made())
-    assert Split("x", split.table.iloc[::-1]).sha256 == split.sha256
+    assert replace(split, table=split.table.iloc[::-1]).sha256 == split.sha256
     other = split.table.copy()
     i = other.index[other["split"] == "test"][0]
     other.loc[i, "split"] = "train"
-    assert Split("x", other).sha256 != split.sha256
+    assert replace(split, table=other).sha256 != split.sha256
 
 
 def test_counts_have_totals_in_class_order():
@@ -162,10 +164,10 @@ def test_make_chooses():
         splits.make("A", "paper", scans).part("dev")
 
 
-def table(*rows):
-    """Return a split's table from (file_id, image_id, group, split)."""
-    rows = pd.DataFrame(rows, columns=["file_id", "image_id", "group", "split"])
-    return rows.assign(kind="scan", label="benign", path="x.png")
+def own(*rows, declared=()):
+    """Return a split of one's own from (file_id, image_id, group, split)."""
+    table = pd.DataFrame(rows, columns=["file_id", "image_id", "group", "split"])
+    return Split("", "mine", 0, 1, 0, table.assign(kind="scan", label="benign", path="x.png"), declared)
 
 
 THREE = [("a", "a", "1", "train"), ("b", "b", "2", "validation"), ("c", "c", "3", "test")]
@@ -189,13 +191,36 @@ THREE = [("a", "a", "1", "train"), ("b", "b", "2", "validation"), ("c", "c", "3"
 )
 def test_refused(rows, declared, message):
     with pytest.raises(SplitError, match=message):
-        check_split(Split("mine", table(*rows), declared))
+        check_split(own(*rows, declared=declared))
 
 
 def test_declared_overlaps_are_counted():
     rows = [*THREE, ("a_mask", "a", "1", "test"), ("d", "d", "2", "train")]
-    assert check_split(Split("mine", table(*rows), ("image", "group"))).overlaps == {"image": 1, "group": 2}
-    assert check_split(Split("mine", table(*THREE))).overlaps == {"image": 0, "group": 0}
+    assert check_split(own(*rows, declared=("image", "group"))).overlaps == {"image": 1, "group": 2}
+    assert check_split(own(*THREE)).overlaps == {"image": 0, "group": 0}
+
+
+def test_a_split_says_what_it_is():
+    split = splits.clean(made(), 1, 4, seed=7)
+    said = split.identity()
+    assert said["name"] == split.name == "clean, fold 2 of 4"
+    assert [said[key] for key in ("paper", "protocol", "fold", "folds", "seed")] == ["", "clean", 1, 4, 7]
+    assert sum(said["files"].values()) == len(split.table) and said["sha256"] == split.sha256
+    half = replace(splits.paper_a(made()), variant="50 % of the training")
+    assert half.name == "paper A, 50 % of the training" and half.identity()["variant"] == "50 % of the training"
+    assert half.identity()["declared"] == ["group", "validation = test"] and half.identity()["overlaps"]
+
+
+def test_plan_turns_the_protocol_into_recipe_and_split():
+    scans = made()
+    recipe, split = splits.plan("B-tuned", scans, seed=3, epochs=7)
+    assert recipe == recipes.get("B-tuned", "quick", "paper", epochs=7)
+    assert split.sha256 == splits.paper_b(scans, 3).sha256 and split.paper == "B"
+    recipe, split = splits.plan("A-frozen", scans, "full", "clean", fold=2)
+    assert recipe == recipes.get("A-frozen", "full", "clean")
+    assert split.sha256 == splits.clean(scans, 2, recipes.profile_values("full")["folds"]).sha256
+    with pytest.raises(ValueError, match="FOLD is for PROTOCOL='clean'"):
+        splits.plan("A-frozen", scans, fold=2)
 
 
 def test_phantoms_have_all_three_splits(phantoms):
@@ -227,5 +252,5 @@ def test_busi_clean(busi):
         assert (split.table.groupby("group")["split"].nunique() == 1).all()
         tested += part(split, "test")
     flags = busi.table.set_index("image_id")["flags"]
-    fine = [i for i, own in flags.items() if not {"axilla", "needle", "contradictory"} & set(own)]
+    fine = [i for i, row in flags.items() if not {"axilla", "needle", "contradictory"} & set(row)]
     assert sorted(tested) == sorted(fine) and len(fine) < 780
