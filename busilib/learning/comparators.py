@@ -103,7 +103,7 @@ def mask_forest(trees=500, seed=0):
     """Return a random forest on the shape of the ground-truth mask: a warning, not a comparator.
 
     It never sees a scan. A radiologist drew its input, and drew nothing for a normal scan: the answer is in it.
-    known: that masks were inputs in paper B. chosen: `busilib.data.images.FEATURES`.
+    known: that masks were inputs in paper B. chosen: `busilib.data.images.SHAPE_FEATURES`.
     """
     return make_pipeline(FunctionTransformer(mask_shapes), RandomForestClassifier(trees, random_state=seed))
 
