@@ -45,7 +45,10 @@ def _code(*names):
     return digest.hexdigest()
 
 
-_TRAINING = ("data/images.py", *(f"learning/{name}.py" for name in ("augmentation", "backbones", "models", "training")))
+_TRAINING = (
+    "data/images.py",
+    *(f"learning/{name}.py" for name in ("augmentation", "embedded/__init__", "models", "training")),
+)
 # What a result depends on. Read once, when the process starts: what runs is the code of then, whatever is edited later.
 CODE = {
     "recipe": _code(*_TRAINING),
