@@ -1,6 +1,6 @@
 """Several systems on the same images: scores with intervals, and paired differences.
 
-A system is a list of runs, one per fold; its answers are the test parts put together, where each image appears once.
+A system is a list of runs, one per fold; its answers are the test sets put together, where each image appears once.
 """
 
 import pandas as pd
