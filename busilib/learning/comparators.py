@@ -151,9 +151,9 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
 
 @networks.estimator
 class OnFeatures(networks.Classifier):
-    """Features, and the one of some classifiers that does best with them on the validation part (of equals the first).
+    """Features, and the one of some classifiers that does best with them on the validation set (of equals the first).
 
-    A Pipeline would hand the validation part on without making features of it.
+    A Pipeline would hand the validation set on without making features of it.
     """
 
     features: object
@@ -229,15 +229,13 @@ class RandomisedNetwork(networks.Classifier):
         return raw / raw.sum(axis=1, keepdims=True)
 
 
-def bcdnet(
-    image_size=224, backbone="VGG16", widths=(64, 256, 1024), ridges=(0.1, 1.0, 10.0), weights="imagenet", seed=0
-):
+def bcdnet(image_size=224, backbone="VGG16", widths=(64, 256, 1024), ridges=(0.1, 1, 10), weights="imagenet", seed=0):
     """Return BCDNet: frozen VGG16 features and a randomised network.
 
     Source: Lu, Wang & Zhang, IRBM 44 (2023) 100774, 93.97 % on breast ultrasound. (Other networks of this name have
     nothing to do with it.) known: frozen pretrained CNN, a randomised network, tuned by a metaheuristic; details are
     not public. chosen: VGG16, global average, and instead of the metaheuristic the width and λ with the best accuracy
-    on the validation part.
+    on the validation set.
     """
     base = FrozenFeatures(backbone, weights, image_size, seed)
     tried = tuple(RandomisedNetwork(*size, seed) for size in product(widths, ridges))
@@ -301,12 +299,7 @@ _TABLE = {
     "forest": ("random forest", forest, 128, {"image_size": 64, "trees": 200}),
     "capsule": ("convolutional capsule network", networks.Capsules, 128, _EPOCHS),
     "bcdnet": ("BCDNet", bcdnet, 224, {"image_size": 64}),
-    "ensemble": (
-        "Gaussian-dropout stacked ensemble",
-        networks.Ensemble,
-        128,
-        {"image_size": 48, "epochs": 12, "folds": 2},
-    ),
+    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _EPOCHS | {"folds": 2}),
     "enas": ("ENAS-style cells", networks.Cells, 128, {"image_size": 48, "epochs": 10, "stack": "NRN", "width": 12}),
     "lenet": ("LeNet-like CNN", networks.LeNet, 224, {"image_size": 48, "epochs": 15}),
     "inception": ("Inception-ResNet-v2, plain head", inception, 224, {"image_size": 75, "epochs": 30}),
@@ -341,8 +334,8 @@ def get(name, profile="quick", *, title=None, **changes):
 def folds(scans, count=5, seed=0, protocol="clean"):
     """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
 
-    ``protocol="paper"`` gives paper A's single split instead, whose test part is its validation part as well. Raises
-    SplitError when a class has fewer images (near-identical ones counted once) than there are folds, or when a part of
+    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well. Raises
+    SplitError when a class has fewer images (near-identical ones counted once) than there are folds, or when a set of
     a fold is without one of the classes.
     """
     if protocol == "paper":
@@ -354,7 +347,7 @@ def folds(scans, count=5, seed=0, protocol="clean"):
 def check_parts(split):
     """Return the split; raise SplitError when one of its parts is without one of the classes."""
     for part in splits.PARTS:
-        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} part")
+        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
     return split
 
 

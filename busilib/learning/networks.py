@@ -64,7 +64,7 @@ def parts(X, y, validation, groups, seed):
 
     Raises SplitError when a class is missing, or has fewer than five groups to hold a fifth out.
     """
-    check_classes(y, "the training part")
+    check_classes(y, "the training set")
     if validation is not None:
         return (X, y), validation
     inside, outside = inner_folds(y, groups, 5, seed)[0]

@@ -209,7 +209,7 @@ def test_a_clone_has_the_same_settings(name):
         assert first.get_params()[key] == system.settings[key]
 
 
-def test_without_a_validation_part_a_fifth_of_whole_groups_is_held_out():
+def test_without_a_validation_set_a_fifth_of_whole_groups_is_held_out():
     y, groups = np.arange(60) % 3, np.arange(60) // 2
     (inside, _), (outside, labels) = networks.parts(groups, y, None, groups, seed=0)
     assert not set(inside) & set(outside) and len(inside) + len(outside) == 60
@@ -262,10 +262,10 @@ def test_every_published_system_has_its_printed_number():
 def test_a_class_is_missing(phantoms, split, tmp_path):
     rows = split.table
     without = replace(split, table=rows[~((rows["split"] == "test") & (rows["label"] == "normal"))])
-    with pytest.raises(SplitError, match=r"clean, fold 1 of 3: the test part has \d+ images, but none of .* normal"):
+    with pytest.raises(SplitError, match=r"clean, fold 1 of 3: the test set has \d+ images, but none of .* normal"):
         run_of("majority", phantoms, without, tmp_path)
     x, y = striped()
-    with pytest.raises(SplitError, match="the training part has 20 images, but none of the class malignant"):
+    with pytest.raises(SplitError, match="the training set has 20 images, but none of the class malignant"):
         estimator("lenet").fit(x[y != 1], y[y != 1])
 
 

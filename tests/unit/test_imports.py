@@ -12,7 +12,19 @@ import busilib
 import busitools
 
 # The rooms of busilib: each may import those that stand before it.
-ORDER = ("errors", "cache", "colab", "recipes", "published", "metrics", "figures", "data", "learning", "runs", "explain")
+ORDER = (
+    "errors",
+    "cache",
+    "colab",
+    "recipes",
+    "published",
+    "metrics",
+    "figures",
+    "data",
+    "learning",
+    "runs",
+    "explain",
+)
 ORDER += ("studies",)
 
 
