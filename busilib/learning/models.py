@@ -119,14 +119,14 @@ def _sha256(path):
 def backbone(name, size, weights, seed=0):
     """Return a network of keras.applications without its top, for (N, size, size, 3) inputs, named "base".
 
-    Raises ValueError when ``size`` is too small for it, WeightsError when the file does not fit.
+    Without a file of weights it is as drawn from ``seed``. Raises ValueError when ``size`` is too small for it, WeightsError when the file does not fit.
     """
     if size < BACKBONES[name].smallest:
         raise ValueError(f"{name} needs images of at least {BACKBONES[name].smallest} pixels a side, not {size}")
     keras.utils.set_random_seed(seed)
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
-    if weights.kind == "phantom":
+    if weights.path and weights.kind == "phantom":
         embedded.load(network, name, weights.path)
     elif weights.path:
         try:
