@@ -158,7 +158,7 @@ def kernel_config():
 
 
 class Progress:
-    """How far an execution is: ``cell`` (from 1) of ``cells`` code cells; ``epoch`` of ``epochs``, 0 when none runs.
+    """How far an execution is: code cell ``cell`` of ``cells``, ``epoch`` of ``epochs``; both 0 before the first.
 
     ``seconds`` have passed; ``share`` in [0, 1] is what is done; ``processor`` as in `Execution`.
     """
