@@ -6,14 +6,12 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 import ast
 import asyncio
 import contextlib
-import copy
 import difflib
 import html
 import json
 import logging
 import os
 import re
-import shutil
 import signal
 import tempfile
 import threading
@@ -35,7 +33,7 @@ from busilib.cache import bar
 from busilib.errors import LessonError
 
 INTERVAL = 0.5  # seconds between two looks at an execution
-logging.getLogger("papermill").setLevel(logging.ERROR)  # it tells of every notebook that it opens
+logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in our own words
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,12 @@ def folder():
 
 def lessons(names=()):
     """Return the notebooks, sorted; ``names`` are numbers ("03"), file names or paths, all lessons when empty."""
-    paths = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
-    if not names:
-        return paths
-    chosen = []
-    for name in names:
+    paths, chosen = sorted(folder().glob("[0-9][0-9]_*.ipynb")), []
+    for name in names or [path.name for path in paths]:
         matches = [path for path in paths if name in (path.name[:2], path.stem, path.name)]
-        if not matches and Path(name).is_file():
-            matches = [Path(name)]
-        if not matches:
+        if not matches and not Path(name).is_file():
             raise LessonError(f"Lesson {name!r} does not exist. There are: {', '.join(path.stem for path in paths)}")
-        chosen += matches
+        chosen += matches or [Path(name)]
     return chosen
 
 
@@ -93,21 +86,17 @@ def parameters(notebook):
 
 def check_parameters(notebook, given):
     """Return ``given`` with values of the right type; raise LessonError for a name or value that does not fit."""
-    defaults, checked = parameters(notebook), {}
+    lesson, defaults, checked = Path(notebook).stem, parameters(notebook), {}
     for name, value in given.items():
         if name not in defaults:
             close = difflib.get_close_matches(name.upper(), defaults, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise LessonError(f"{Path(notebook).stem} has no parameter {name}.{hint} It has: {', '.join(defaults)}")
+            raise LessonError(f"{lesson} has no parameter {name}.{hint} It has: {', '.join(defaults)}")
         default = defaults[name]
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        value = checked[name] = float(value) if (type(default), type(value)) == (float, int) else value
         if default is not None and type(value) is not type(default):
-            raise LessonError(
-                f"{Path(notebook).stem}: {name} = {value!r} is of type {type(value).__name__}; "
-                f"it must be {type(default).__name__}, like {default!r}"
-            )
-        checked[name] = value
+            wanted = f"it must be {type(default).__name__}, like {default!r}"
+            raise LessonError(f"{lesson}: {name} = {value!r} is of type {type(value).__name__}; {wanted}")
     recipes.check_parameters(checked)
     return checked
 
@@ -169,7 +158,7 @@ def kernel_config():
 
 
 class Progress:
-    """How far an execution is: ``cell`` (from 1) of ``cells`` code cells; ``epoch`` of ``epochs``, 0 when none runs.
+    """How far an execution is: code cell ``cell`` of ``cells``, ``epoch`` of ``epochs``; both 0 before the first.
 
     ``seconds`` have passed; ``share`` in [0, 1] is what is done; ``processor`` as in `Execution`.
     """
@@ -228,19 +217,16 @@ def run(names=(), out="runs/quick", given=None):
     A bar shows lesson, cell and epoch, and about how long it will take. A parameter is given to the lessons that have
     it; LessonError for one that none of them has, before anything runs.
     """
-    chosen, given, out = lessons(names), given or {}, Path(out)
-    defaults = {path: parameters(path) for path in chosen}
-    for name in given:
-        if not any(name in names for names in defaults.values()):
-            check_parameters(chosen[0], {name: given[name]})
-    jobs = []
+    given, out, jobs, executions = given or {}, Path(out), [], []
+    defaults = {path: parameters(path) for path in lessons(names)}
+    for name in set(given) - set().union(*defaults.values()):
+        check_parameters(next(iter(defaults)), {name: given[name]})  # raises: no lesson has it
     for path, names in defaults.items():
         values = {name: read_value(value, names[name]) for name, value in given.items() if name in names}
         jobs.append((path, out / path.name, check_parameters(path, values)))
-    executions = []
     for done in _each(jobs):
-        page(done.output)
         executions.append(done)
+        page(done.output)
         index(executions, out)
         yield done
 
@@ -305,7 +291,7 @@ def html_page(notebook, name, sanitize=False):
         formulas[name := f"formula{uuid.uuid4().hex}"] = mathml(match["block"] or match["inline"], bool(match["block"]))
         return name
 
-    notebook = copy.deepcopy(notebook)
+    notebook = nbformat.from_dict(notebook)  # a copy
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(word, cell.source)
@@ -366,8 +352,7 @@ def refresh(names=()):
     with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
         for done in _each([(path, Path(scratch) / path.name, {}) for path in lessons(names)]):
             if done.error is None:
-                nbformat.write(tidy(nbformat.read(done.output, as_version=4)), done.output)
-                shutil.move(done.output, done.lesson)
+                nbformat.write(tidy(nbformat.read(done.output, as_version=4)), done.lesson)
             yield done
 
 
@@ -390,19 +375,10 @@ def relink(notebook):
 
 def tidy(notebook):
     """Make a notebook independent of the machine and the moment that executed it; see also `relink`."""
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
     return relink(notebook)
-
-
-def sweep(grid, out="runs/sweep", **where):
-    """Do all executions of a grid that are not finished yet, on one machine or many: see `busitools.sweep.sweep`."""
-    from busitools.sweep import sweep as many
-
-    return many(grid, out, **where)
