@@ -1,11 +1,10 @@
 """What a sweep costs beyond the work itself, what a second worker gains, and how fast a thousand runs are read.
 
-    python benchmarks/many_runs.py [--runs 12] [--trees 150] [--only overhead workers cluster collect]
+    python benchmarks/many_runs.py [--runs 12] [--trees 150] [--only overhead workers killed collect]
 
 * overhead: an empty notebook through plain papermill and through a sweep with one worker, seconds an execution.
 * workers: RUNS executions that each train a random forest in one thread, with 1 and with 2 workers.
-* cluster: the same on a scheduler and two workers as separate processes on loopback, one worker killed with -9 in the
-  middle; how many are finished, and how often one was begun.
+* killed: the same with 2 workers, one killed with -9 in the middle; how many are finished, how often one was begun.
 * collect: 1 000 recorded runs read into one table, written as Parquet and CSV.
 
 Last results stand in benchmarks/many_runs.md.
@@ -13,10 +12,8 @@ Last results stand in benchmarks/many_runs.md.
 
 import argparse
 import json
-import logging
 import os
-import subprocess
-import sys
+import signal
 import tempfile
 import threading
 import time
@@ -24,20 +21,19 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pandas as pd
+import papermill
 from distributed import Client
 
 from busilib import metrics, recipes, runs
 from busitools import notebooks, sweep
 
 FOREST = """
-import os, pathlib, uuid
-pathlib.Path(PLACE, f"{SEED}-{uuid.uuid4().hex}").touch()
+import pathlib, uuid
+pathlib.Path(PLACE, uuid.uuid4().hex).touch()
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
-rng = np.random.default_rng(SEED)
-x, y = rng.normal(size=(2000, 100)), rng.integers(3, size=2000)
-RandomForestClassifier(TREES, n_jobs=1, random_state=SEED).fit(x, y)
+x = np.random.default_rng(SEED).normal(size=(2000, 101))
+RandomForestClassifier(TREES, n_jobs=1, random_state=SEED).fit(x[:, 1:], x[:, 0] // 1 % 3)
 """
 
 
@@ -45,129 +41,85 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=12)
     parser.add_argument("--trees", type=int, default=150)
-    parser.add_argument("--only", nargs="*", default=["overhead", "workers", "cluster", "collect"])
+    parser.add_argument("--only", nargs="*", default=["overhead", "workers", "killed", "collect"])
     options = parser.parse_args()
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             globals()[name](Path(folder), options)
 
 
-def notebook(folder, code):
-    parameters = 'SEED = 0\nTREES = 0\nPLACE = ""'
-    cells = [
-        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(code),
-    ]
+def make_grid(folder, code, options):
+    """Return a grid of RUNS seeds of one notebook, whose code may leave a mark in FOLDER/marks."""
+    cells = [nbformat.v4.new_code_cell(source) for source in ('SEED = 0\nTREES = 0\nPLACE = ""', code)]
+    cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "77_bench.ipynb")
-    return folder / "77_bench.ipynb"
+    (folder / "marks").mkdir()
+    parameters = {"TREES": options.trees, "PLACE": str(folder / "marks"), "SEED": list(range(options.runs))}
+    return {"lessons": [str(folder / "77_bench.ipynb")], "parameters": parameters}
 
 
-def timed(grid, out, **where):
-    """Do a sweep on a client that is ready, and return (seconds, executions)."""
-    began = time.perf_counter()
-    done = sweep.sweep(grid, out, **where)
-    return time.perf_counter() - began, done
+def timed(grid, out, workers, meanwhile=lambda pids: None):
+    """Return (seconds, executions) of a sweep on workers that run already; ``meanwhile`` gets their numbers."""
+    with Client(n_workers=workers, threads_per_worker=1, silence_logs="CRITICAL") as client:
+        threading.Thread(target=meanwhile, args=[list(client.run(os.getpid).values())], daemon=True).start()
+        began = time.perf_counter()
+        done = sweep.sweep(grid, out, executor=client.get_executor(), workers=workers)
+        return time.perf_counter() - began, done
 
 
 def overhead(folder, options):
-    import papermill
-
-    lesson, times = notebook(folder, "1 + 1"), []
+    grid = make_grid(folder, "1 + 1", options)
+    how, times = {"progress_bar": False, "kernel_name": "python3", "config": notebooks.kernel_config()}, []
     for seed in range(options.runs):
         began = time.perf_counter()
-        papermill.execute_notebook(
-            str(lesson), str(folder / "out.ipynb"), {"SEED": seed}, progress_bar=False, kernel_name="python3",
-            config=notebooks.kernel_config(),
-        )  # fmt: skip
+        papermill.execute_notebook(grid["lessons"][0], str(folder / "out.ipynb"), {"SEED": seed}, **how)
         times.append(time.perf_counter() - began)
-    with sweep.local_cluster(1) as cluster, Client(cluster) as client:
-        grid = {"lessons": [str(lesson)], "seeds": list(range(options.runs))}
-        seconds, _ = timed(grid, folder / "sweep", client=client)
-    plain, ours = np.median(times), seconds / options.runs
+    plain, ours = np.median(times), timed(grid, folder / "sweep", 1)[0] / options.runs
     print(f"overhead: papermill {plain:.2f} s, sweep {ours:.2f} s an empty execution (ratio {ours / plain:.2f})")
 
 
-def forests(folder, options):
-    place = folder / "place"
-    place.mkdir(exist_ok=True)
-    parameters = {"TREES": options.trees, "PLACE": str(place)}
-    return place, {
-        "lessons": [str(notebook(folder, FOREST))],
-        "parameters": parameters,
-        "seeds": list(range(options.runs)),
-    }
-
-
 def workers(folder, options):
-    _, grid = forests(folder, options)
-    found = {}
+    grid = make_grid(folder, FOREST, options)
+    seconds = {}
     for number in (1, 2):
-        with sweep.local_cluster(number) as cluster, Client(cluster) as client:
-            found[number], done = timed(grid, folder / f"sweep-{number}", client=client)
-        each = np.median([item.seconds for item in done])
-        print(f"workers: {options.runs} runs with {number}: {found[number]:.1f} s, {each:.1f} s each")
-    print(f"workers: ratio {found[1] / found[2]:.2f}")
+        seconds[number], done = timed(grid, folder / f"sweep-{number}", number)
+        each = np.median([one.seconds for one in done])
+        print(f"workers: {options.runs} runs with {number}: {seconds[number]:.1f} s, {each:.1f} s each")
+    print(f"workers: ratio {seconds[1] / seconds[2]:.2f}")
 
 
-def cluster(folder, options):
-    place, grid = forests(folder, options)
-    file, processes = folder / "scheduler.json", []
+def killed(folder, options):
+    grid = make_grid(folder, FOREST, options)
 
-    def start(program, *more):
-        command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(file), "--no-dashboard"]
-        processes.append(subprocess.Popen([*command, *more], stderr=subprocess.DEVNULL))
+    def kill_one(pids):
+        while len(list((folder / "sweep").glob("77-*"))) < options.runs // 2:
+            time.sleep(0.1)
+        os.kill(pids[0], signal.SIGKILL)
 
-    start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-    while not file.exists():
-        time.sleep(0.1)
-    for _ in range(2):
-        start("dask_worker", "--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))
-    try:
-        with Client(json.loads(file.read_text())["address"]) as client:
-            client.wait_for_workers(2)
-
-            def kill():
-                while len(list((folder / "sweep").glob("77-*"))) < options.runs // 2:
-                    time.sleep(0.1)
-                processes[1].kill()
-
-            threading.Thread(target=kill, daemon=True).start()
-            seconds, done = timed(grid, folder / "sweep", client=client)
-        finished = sum(item.error is None for item in done)
-        begun = len(list(place.iterdir()))
-        print(
-            f"cluster: {finished} of {options.runs} finished in {seconds:.1f} s, {begun} begun, 1 of 2 workers killed"
-        )
-    finally:
-        for process in processes:
-            process.kill()
+    seconds, done = timed(grid, folder / "sweep", 2, kill_one)
+    finished, begun = sum(one.error is None for one in done), len(list((folder / "marks").iterdir()))
+    print(f"killed: {finished} of {options.runs} finished in {seconds:.1f} s, {begun} begun, 1 of 2 workers killed")
 
 
 def collect(folder, options):
-    recipe = recipes.get("A-frozen", "full", "clean")
-    summaries = [metrics.summary([[40 + right, 26 - right, 0], [4, 27, 0], [0, 0, 20]]) for right in range(20)]
+    summary = metrics.summary([[50, 16, 0], [4, 27, 0], [0, 0, 20]])
+    info = {
+        "recipe": recipes.get("A-frozen", "full", "clean").as_dict(), "declared": [], "backend": "tensorflow",
+        "dataset": {"name": "busi"}, "split": {"name": "clean, fold 1 of 5", "files": {"train": 373}},
+        "scores": dict.fromkeys(("test", "train", "validation"), summary), "weights": {"kind": "none"},
+        "device": "CPU", "seconds": 60.0, "date": "2026-11-24",
+    }  # fmt: skip
     for number in range(1000):
-        run = folder / f"A-frozen-{number:04d}"
-        run.mkdir()
-        scores = {part: summaries[(number + i) % 20] for i, part in enumerate(("test", "train", "validation"))}
-        split = {"name": f"clean, fold {number % 5 + 1} of 5", "files": {"train": 373}}
-        info = {
-            "recipe": recipe.as_dict(), "seed": number, "declared": [], "scores": scores, "backend": "tensorflow",
-            "dataset": {"name": "busi"}, "split": split,
-            "weights": {"kind": "none"}, "device": "CPU", "seconds": 60.0, "date": "2026-11-24",
-        }  # fmt: skip
-        (run / "run.json").write_text(json.dumps(info))
+        (folder / f"A-frozen-{number:04d}").mkdir()
+        (folder / f"A-frozen-{number:04d}" / "run.json").write_text(json.dumps(info | {"seed": number}))
     began, cpu = time.perf_counter(), time.process_time()
     table = runs.collect(folder)
     read = time.perf_counter() - began
     runs.write_table(table, folder)
     both, cpu = time.perf_counter() - began, time.process_time() - cpu
-    again = pd.read_parquet(folder / "runs.parquet")
-    print(f"collect: {len(again)} runs read in {read:.2f} s, written after {both:.2f} s ({cpu:.2f} s of CPU)")
+    print(f"collect: {len(table)} runs read in {read:.2f} s, written after {both:.2f} s ({cpu:.2f} s of CPU)")
 
 
 if __name__ == "__main__":
-    os.environ["BUSILIB_PROGRESS"] = "0"
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     main()

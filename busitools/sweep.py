@@ -15,12 +15,11 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -37,15 +36,12 @@ from busitools import notebooks
 
 try:
     import yaml
-    from dask_jobqueue.slurm import SLURMCluster, SLURMJob
-    from distributed import Client, LocalCluster
+    from distributed import Client
 except ModuleNotFoundError as error:
-    need = "Sweeps need the extra 'sweep': pip install 'busi-notebooks[sweep]'"
-    raise LessonError(f"{error.name} is not installed. {need}") from error
+    raise LessonError(f"Sweeps need {error.name}: pip install 'busi-notebooks[sweep]'") from error
 
 KEYS = ("lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm")
-SLURM = {"queue": None, "account": None, "gpus": 0, "cores": 4, "memory": "16GB", "time": "04:00:00"}
-SLURM |= {"jobs": 4, "prologue": []}
+SLURM = ("queue", "account", "gpus", "cores", "memory", "time", "jobs", "prologue")
 FAILED = "failed"
 LOST = "the scheduler was lost; start it again and give the same command: it goes on from here"
 # Read by BLAS and oneDNN, TensorFlow and JAX. A Dask nanny sets OMP_NUM_THREADS=1 for all that it starts.
@@ -78,20 +74,25 @@ class Plan:
         """Return the Execution of a plan that failed."""
         return notebooks.Execution(self.lesson, self.out / FAILED / self.name / self.lesson.name, seconds, error)
 
+    def over(self, state):
+        """Return why the kernel must end now, or None: the watch of `notebooks.execute`."""
+        if state.seconds > 60 * self.minutes:
+            return f"it ran past its time of {self.minutes:g} minutes (cell {state.cell} of {state.cells})"
+        return None if Path(self.running).exists() else "the sweep was stopped"
+
 
 def read(grid):
     """Return a grid as a checked dict: from a YAML file, or as it is.
 
     A grid has ``lessons`` with ``parameters`` (name → value or list), ``seeds`` and ``folds``, whose product is taken;
-    or ``runs``, a list of {lesson, NAME: value, …}; or both. ``minutes`` is the longest that one execution may take,
-    ``slurm`` what a job asks for. Raises LessonError for anything else.
+    or ``runs``, a list of {lesson, NAME: value, …}; or both. ``minutes`` is the longest that one execution may take
+    (none: no limit), ``slurm`` what a job asks for. Raises LessonError for anything else.
     """
     if not isinstance(grid, dict):
         try:
             grid = yaml.safe_load(Path(grid).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            example = "docs/examples/sweep_quick.yaml is one to begin with"
-            raise LessonError(f"The grid cannot be read: {error}. {example}.") from error
+            raise LessonError(f"{error}. A grid to begin with: docs/examples/sweep_quick.yaml") from error
     _check("grid", grid, KEYS)
     _check("slurm section", grid.get("slurm") or {}, SLURM)
     if not grid.get("lessons") and (not grid.get("runs") or any(grid.get(key) for key in KEYS[1:4])):
@@ -145,7 +146,7 @@ def plans(grid, out):
     """Return the Plans of a grid; nothing is written."""
     import nbformat
 
-    minutes, todo = float(read(grid).get("minutes", "inf")), []
+    minutes, todo = float(read(grid).get("minutes") or "inf"), []
     env = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     for path, given in combinations(grid):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -164,16 +165,16 @@ def carry_out(plan):
     """
     began, failed = time.monotonic(), plan.out / FAILED / plan.name
     try:
-        if plan.finished():
-            return plan.finished()
+        if execution := plan.finished():
+            return execution
         for left in plan.out.glob(f".{plan.name}-????????"):  # its worker was killed
             shutil.rmtree(left, ignore_errors=True)
         with write_folder(plan.out / plan.name) as working, one_gpu(plan) as gpu:
-            takes_runs = "RUNS" in notebooks.parameters(plan.lesson)
-            given = ({"RUNS": str(working / "runs")} if takes_runs else {}) | plan.parameters
+            has_runs = "RUNS" in notebooks.parameters(plan.lesson)
+            given = {"RUNS": str(working / "runs")} | plan.parameters if has_runs else plan.parameters
             env = plan.env | dict.fromkeys(THREADS.split(), str(max(1, joblib.cpu_count() // plan.share))) | gpu
             output = working / plan.lesson.name
-            done = notebooks.execute(plan.lesson, output, given, watch=_watch(plan), env=env, cwd=plan.cwd)
+            done = notebooks.execute(plan.lesson, output, given, watch=plan.over, env=env, cwd=plan.cwd)
             about = {"lesson": plan.lesson.stem, "parameters": plan.parameters, "seconds": round(done.seconds, 1)}
             about |= {"error": done.error, "runs": done.runs}
             (working / "execution.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -189,24 +190,12 @@ def carry_out(plan):
         return plan.failed(error, time.monotonic() - began)
 
 
-def _watch(plan):
-    """Return a watch for `notebooks.execute` that ends the kernel when its time or the sweep is over."""
-
-    def watch(state):
-        if state.seconds > 60 * plan.minutes:
-            return f"it ran past its time of {plan.minutes:g} minutes (cell {state.cell} of {state.cells})"
-        return None if Path(plan.running).exists() else "the sweep was stopped"
-
-    return watch
-
-
 def gpus():
     """Return the identities (UUID) of the NVIDIA GPUs that this process may use."""
-    command = ["nvidia-smi", "-L"]
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     listed = subprocess.run(command, capture_output=True, text=True).stdout if shutil.which(command[0]) else ""
     visible = set(os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(" ", "").split(","))
-    pairs = re.findall(r"^GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)", listed, re.MULTILINE)
-    return [uuid for index, uuid in pairs if visible & {"all", index, uuid}]
+    return [line.split(", ")[1] for line in listed.splitlines() if visible & {"all", *line.split(", ")}]
 
 
 @contextmanager
@@ -233,7 +222,7 @@ def sweep(grid, out="runs/sweep", *, executor=None, workers=None, scheduler=None
     Args:
         grid: a YAML file or a dict, see `read`.
         out: the folder that all machines see.
-        executor: any `concurrent.futures.Executor`, ``client.get_executor(pure=False)`` of Dask for instance.
+        executor: any `concurrent.futures.Executor`, ``client.get_executor()`` of Dask for instance.
         workers: how many processes to start here when nothing else is named (default: one per GPU, or 1); with an
             ``executor``, how many of its workers share a machine's cores.
         scheduler: the address of a Dask scheduler that is running.
@@ -270,8 +259,8 @@ def sweep(grid, out="runs/sweep", *, executor=None, workers=None, scheduler=None
             ready = replace(plan, lesson=lessons / plan.lesson.name, running=running, share=workers or 1)
             futures[executor.submit(carry_out, ready)] = plan
         for future in bar(as_completed(futures), "executions", len(missing), "execution"):
-            plan, lost = futures[future], LOST if future.cancelled() else future.exception()  # KilledWorker, …
-            done[plan.name] = plan.finished() or (plan.failed(str(lost)) if lost else future.result())
+            plan, fault = futures[future], LOST if future.cancelled() else future.exception()  # KilledWorker, …
+            done[plan.name] = plan.finished() or (plan.failed(f"{fault}") if fault else future.result())
             keep_best(out)
     return [done[plan.name] for plan in todo]
 
@@ -300,7 +289,7 @@ def _write_table(todo, done, out):
     rows = []
     for plan in todo:
         one = done[plan.name] or plan.failed(None)
-        state = "not done" if done[plan.name] is None else "failed" if one.error else "finished"
+        state = "not done" if done[plan.name] is None else "finished" if one.error is None else "failed"
         row = {"execution": plan.name, "lesson": plan.lesson.stem, "state": state, "seconds": round(one.seconds, 1)}
         rows.append(row | {"error": one.error} | plan.parameters)
     with suppress(OSError), write_file(out / "executions.csv") as temporary:
@@ -310,50 +299,54 @@ def _write_table(todo, done, out):
 @contextmanager
 def _dask(grid, workers, scheduler, slurm):
     """Yield (Dask's executor, the most executions that one machine does at a time)."""
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is reported in our own words
-    cluster, dashboard = scheduler, {"dashboard_address": "127.0.0.1:0"}
-    if slurm:
-        if shutil.which("sbatch") is None:
-            raise LessonError("There is no sbatch here: start it on a login node, or add --dry-run to see the jobs")
-        cluster = SLURMCluster(**_job(grid), scheduler_options=dashboard)
-        cluster.adapt(minimum=0, maximum_jobs=_slurm(grid)["jobs"])
-    elif scheduler is None:
-        cluster = LocalCluster(
-            n_workers=workers or len(gpus()) or 1, threads_per_worker=1, silence_logs=logging.CRITICAL, **dashboard,
-            memory_limit=0,  # it would not see the kernels
-            # Ctrl-C in a terminal reaches the workers too: they leave it to this process.
-            preload=["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
-        )  # fmt: skip
+    logging.getLogger("distributed.client").setLevel("CRITICAL")  # a lost scheduler is reported in our own words
+    local = {
+        "n_workers": workers or len(gpus()) or 1, "threads_per_worker": 1, "silence_logs": "CRITICAL",
+        "memory_limit": 0,  # it would not see the kernels
+        # Ctrl-C in a terminal reaches the workers too: they leave it to this process.
+        "preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
+        "dashboard_address": "127.0.0.1:0",
+    }  # fmt: skip
     try:
-        client = Client(cluster)
+        client = Client(slurm_cluster(grid) if slurm else scheduler, **({} if slurm or scheduler else local))
     except (OSError, ValueError) as error:
         raise LessonError(f"No Dask scheduler answers at {scheduler}: {error}") from error
     try:
-        hosts = Counter(address.rpartition(":")[0] for address in client.nthreads())
-        yield client.get_executor(pure=False), max(hosts.values(), default=1)
+        hosts = [address.rpartition(":")[0] for address in client.nthreads()]
+        yield client.get_executor(), max(map(hosts.count, hosts), default=1)
     finally:
         with suppress(OSError):  # a machine so busy that a worker does not end in time
             client.close() if scheduler else client.shutdown()
 
 
-def _slurm(grid):
-    return SLURM | (read(grid).get("slurm") or {})
+def slurm_cluster(grid):
+    """Return a Dask cluster of SLURM jobs, each with one worker that does one execution at a time."""
+    if shutil.which("sbatch") is None:
+        raise LessonError("There is no sbatch here: start it on a login node, or add --dry-run to see the jobs")
+    from dask_jobqueue import SLURMCluster
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the import has put another one in its place
+    cluster = SLURMCluster(**_job(grid), scheduler_options={"dashboard_address": "127.0.0.1:0"})
+    cluster.adapt(minimum=0, maximum_jobs=(read(grid).get("slurm") or {}).get("jobs", 4))
+    return cluster
 
 
 def job_script(grid):
     """Return the script that each SLURM job is submitted with; only the scheduler's address in it is not yet real."""
+    from dask_jobqueue.slurm import SLURMJob
+
     return SLURMJob(scheduler="tcp://HOST:PORT", name="busi-sweep", **_job(grid)).job_script()
 
 
 def _job(grid):
-    """Return what a SLURM job asks for, in dask_jobqueue's words: one worker, one execution at a time."""
-    asked = _slurm(grid)
+    """Return what a SLURM job asks for, in dask_jobqueue's words."""
+    asked = {"gpus": 0, "cores": 4, "memory": "16GB", "time": "04:00:00"} | (read(grid).get("slurm") or {})
     return {
         "cores": 1,  # Dask's word for executions at a time
         "job_cpu": asked["cores"], "memory": str(asked["memory"]), "walltime": str(asked["time"]),
-        "queue": asked["queue"], "account": asked["account"], "job_name": "busi-sweep",
+        "queue": asked.get("queue"), "account": asked.get("account"), "job_name": "busi-sweep",
         "job_extra_directives": [f"--gres=gpu:{asked['gpus']}"] if asked["gpus"] else [],
         # joblib.cpu_count() then says so many, on clusters too that do not bind a job to its cores
-        "job_script_prologue": [f"export LOKY_MAX_CPU_COUNT={asked['cores']}", *_list(asked["prologue"])],
+        "job_script_prologue": [f"export LOKY_MAX_CPU_COUNT={asked['cores']}", *_list(asked.get("prologue", []))],
         "worker_extra_args": ["--memory-limit", "0"],
     }  # fmt: skip
