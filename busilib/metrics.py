@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sklearn.metrics as sk
 from scipy import stats
-from sklearn.utils import check_consistent_length
+from sklearn.utils import assert_all_finite, check_consistent_length
 
 
 def confusion_matrix(truth, predicted, classes=3):
@@ -99,11 +99,11 @@ def probability_scores(truth, probabilities):
 
     ``truth`` int (N,), ``probabilities`` (N, K). The balanced accuracy is the mean of the classes' sensitivities; the
     AUC the mean over the classes, each against the rest (Provost & Domingos 2001, unweighted). A class that is not in
-    ``truth`` has sensitivity NaN, and then so have the balanced accuracy and the AUC.
+    ``truth`` has sensitivity NaN, and then so have the balanced accuracy and the AUC. Raises ValueError for a
+    probability that is not finite: the model gave NaN.
     """
     truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
-    if not np.isfinite(probabilities).all():
-        raise ValueError("there are probabilities that are not finite: the model gave NaN")
+    assert_all_finite(probabilities, input_name="probabilities")
     k = probabilities.shape[1]
     # A bootstrap asks for all this hundreds of times, and scikit-learn's functions take about ten times as long.
     matrix = np.bincount(k * truth + probabilities.argmax(axis=1), minlength=k * k).reshape(k, k)

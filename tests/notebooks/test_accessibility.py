@@ -1,7 +1,6 @@
 """For readers who see less, or otherwise: pictures are described, colours can be told apart, headings are in order."""
 
 import ast
-import copy
 import itertools
 import re
 from html.parser import HTMLParser
@@ -15,94 +14,85 @@ from busilib import figures
 from busitools import notebooks
 
 LESSONS = notebooks.lessons()
-ROOT = notebooks.folder()
-EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
-WITHOUT = "No description has been provided for this image"  # what nbconvert writes when there is none
+EXERCISES = sorted((notebooks.folder() / "exercises").glob("*.ipynb"))
 
 # Below this distance (CAM02-UCS) two colours are easily mixed up in a small mark.
 APART = 10
 SIGHTS = ("deuteranomaly", "protanomaly", "tritanomaly")
 
 
-def stem(path):
-    return path.stem
+class Reader(HTMLParser):
+    """The pictures' alternative texts and the levels of the headings of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.alts, self.levels = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "img" and (values.get("src") or "").startswith("data:image/"):
+            self.alts.append(" ".join(values.get("alt", "").split()))
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
 
 
 # Pictures.
 
 
-def undescribed(notebook):
-    """Complaints about stored pictures whose description does not stand below them."""
-    complaints = []
-    for number, cell in enumerate(notebook.cells, start=1):
-        outputs = cell.get("outputs", [])
-        for output, below in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
-            if "image/png" in output.get("data", {}):
-                alt = output.metadata.get("image/png", {}).get("alt", "")
-                text = below.get("data", {}).get("text/markdown", "")
-                if len(alt) < 20 or f"*Figure. {alt}*" != text.strip():
-                    complaints.append(f"cell {number}: a picture without its description below it")
-    return complaints
+def alts(output):
+    """The alternative texts of the pictures of one output; "" where there is none."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        return [output.metadata.get("image/png", {}).get("alt", "")]
+    return Reader(data.get("text/html", "")).alts
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=stem)
-def test_each_picture_has_its_description_below(path):
-    assert undescribed(nbformat.read(path, as_version=4)) == []
+def undescribed(outputs):
+    """The pictures whose description does not stand below them."""
+    pairs = itertools.zip_longest(outputs, outputs[1:], fillvalue={})
+    captions = [
+        (alt, below.get("data", {}).get("text/markdown", "")) for output, below in pairs for alt in alts(output)
+    ]
+    return [alt for alt, caption in captions if len(alt) < 20 or f"*Figure. {alt}*" != caption.strip()]
 
 
-class Reader(HTMLParser):
-    """Collects the pictures' alternative texts and the levels of the headings of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.alts, self.levels = [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "img" and dict(attributes).get("src", "").startswith("data:image/png"):
-            self.alts.append(dict(attributes).get("alt", ""))
-        if re.fullmatch("h[1-6]", tag):
-            self.levels.append(int(tag[1]))
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_pictures_and_headings_of_a_lesson_and_its_page(path, tmp_path):
+    copied = tmp_path / path.name
+    copied.write_bytes(path.read_bytes())
+    page = Reader(notebooks.page(copied).read_text(encoding="utf-8"))
+    outputs = [cell.get("outputs", []) for cell in nbformat.read(path, as_version=4).cells]
+    described = [alt for cell in outputs for output in cell for alt in alts(output)]
+    assert not [alt for cell in outputs for alt in undescribed(cell)]
+    assert described and page.alts == described and out_of_order(page.levels) == []
 
 
-@pytest.fixture(scope="module", params=LESSONS, ids=stem)
-def page(request, tmp_path_factory):
-    """A lesson as stored and its exported page, read."""
-    copied = tmp_path_factory.mktemp("page") / request.param.name
-    copied.write_bytes(request.param.read_bytes())
-    reader = Reader()
-    reader.feed(notebooks.page(copied).read_text(encoding="utf-8"))
-    return nbformat.read(request.param, as_version=4), reader
+@pytest.fixture
+def shown(monkeypatch):
+    """What a picture and a drawing display, as the outputs of a cell."""
+    outputs = []
+
+    def display(data, metadata=None, raw=False):
+        data = data if raw else {"text/markdown": data.data}
+        outputs.append(nbformat.from_dict({"data": data, "metadata": metadata or {}}))
+
+    monkeypatch.setattr("IPython.display.display", display)
+    figures.scans([np.zeros((9, 9))], ["one black square"])._ipython_display_()
+    figures.drawing("workflows")._ipython_display_()
+    return outputs
 
 
-def test_exported_page_has_the_alternative_texts(page):
-    notebook, reader = page
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    wanted = [output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
-    assert wanted and WITHOUT not in reader.alts
-    assert [" ".join(alt.split()) for alt in reader.alts] == wanted
+def test_a_picture_and_a_drawing_are_described(shown):
+    assert [len(alts(output)) for output in shown] == [1, 0, 1, 0] and undescribed(shown) == []
+    assert "no validation set of its own" in alts(shown[2])[0]
 
 
-def no_alt(output):
-    output.metadata = {}
-
-
-def empty_alt(output):
-    output.metadata["image/png"]["alt"] = ""
-
-
-@pytest.mark.parametrize("spoil", [no_alt, empty_alt])
-def test_a_picture_without_description_is_found(spoil):
-    notebook = copy.deepcopy(nbformat.read(LESSONS[0], as_version=4))
-    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    spoil(pictures[1])
-    assert len(undescribed(notebook)) == 1
-
-
-def test_a_description_elsewhere_is_not_enough():
-    notebook = nbformat.read(LESSONS[0], as_version=4)
-    cell = next(c for c in notebook.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", [])))
-    cell.outputs.reverse()
-    assert undescribed(notebook)
+def test_a_missing_description_is_found(shown):
+    assert len(undescribed(shown[::-1])) == 2, "above, not below"
+    shown[0]["metadata"] = nbformat.from_dict({})
+    shown[2]["data"]["text/html"] = shown[2]["data"]["text/html"].replace("alt=", "title=")
+    assert undescribed(shown) == ["", ""]
 
 
 # Headings.
@@ -115,20 +105,11 @@ def out_of_order(levels):
     return complaints + [f"level {b} follows level {a}" for a, b in steps if b > a + 1]
 
 
-def levels(notebook):
-    text = "\n".join(
-        re.sub(r"```.*?```", "", c.source, flags=re.S) for c in notebook.cells if c.cell_type == "markdown"
-    )
-    return [len(marks) for marks in re.findall(r"^(#{1,6}) ", text, re.MULTILINE)]
-
-
 @pytest.mark.parametrize("path", [*LESSONS, *EXERCISES], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_headings_are_in_order(path):
-    assert out_of_order(levels(nbformat.read(path, as_version=4))) == []
-
-
-def test_headings_of_the_page_are_in_order(page):
-    assert out_of_order(page[1].levels) == []
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(re.sub(r"```.*?```", "", c.source, flags=re.S) for c in cells if c.cell_type == "markdown")
+    assert out_of_order([len(marks) for marks in re.findall(r"^(#{1,6}) ", text, re.MULTILINE)]) == []
 
 
 @pytest.mark.parametrize("bad", [[2, 3], [1, 3], [1, 2, 1], [1, 2, 4], []])
@@ -146,32 +127,29 @@ def closest(colours):
     """
     import colorspacious
 
-    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
-    found = []
+    rgb = np.array([list(bytes.fromhex(colour[1:])) for colour in colours]) / 255
+    distances = []
     for sight in (None, *SIGHTS):
-        seen = rgb
-        if sight:
-            space = {"name": "sRGB1+CVD", "cvd_type": sight, "severity": 100}
-            seen = np.clip(colorspacious.cspace_convert(rgb, space, "sRGB1"), 0, 1)
+        space = {"name": "sRGB1+CVD", "cvd_type": sight, "severity": 100}
+        seen = np.clip(colorspacious.cspace_convert(rgb, space, "sRGB1"), 0, 1) if sight else rgb
         for (a, one), (b, other) in itertools.combinations(zip(colours, seen, strict=True), 2):
-            found.append((float(colorspacious.deltaE(one, other, input_space="sRGB1")), a, b, sight or "normal sight"))
-    return min(found)
+            distances.append((float(colorspacious.deltaE(one, other, input_space="sRGB1")), a, b, sight))
+    return min(distances)
 
 
 def palettes():
-    """The colours that each function of figures.py uses together, constants resolved."""
-    tree = ast.parse(Path(figures.__file__).read_text(encoding="utf-8"))
-    for function in [node for node in tree.body if isinstance(node, ast.FunctionDef)]:
-        used = set()
-        for node in ast.walk(function):
-            if isinstance(node, ast.Constant) and re.fullmatch(r"#[0-9A-Fa-f]{6}", str(node.value)):
-                used.add(node.value.upper())
-            if isinstance(node, ast.Name) and node.id == "COLOURS":
-                used |= {colour.upper() for colour in figures.COLOURS.values()}
-            if isinstance(node, ast.Name) and node.id in ("TRAIN", "VALIDATION", "PAPER"):
-                used.add(getattr(figures, node.id).upper())
-        if len(used) > 1:
-            yield pytest.param(sorted(used), id=function.name)
+    """The colours that each function of figures.py and each drawing uses together, constants resolved."""
+    constants = {name: str(value) for name, value in vars(figures).items() if name.isupper()}
+    source = Path(figures.__file__).read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    texts = {
+        node.name: re.sub(r"\b[A-Z_]+\b", lambda m: constants.get(m[0], ""), ast.unparse(node)) for node in functions
+    }
+    drawings = Path(figures.__file__).parent.glob("drawings/*.svg")
+    for name, text in (texts | {file.stem: file.read_text(encoding="utf-8") for file in drawings}).items():
+        colours = sorted(set(re.findall("#[0-9A-F]{6}", text)))
+        if len(colours) > 1:
+            yield pytest.param(colours, id=name)
 
 
 @pytest.mark.parametrize("colours", list(palettes()))

@@ -1,4 +1,4 @@
-"""metrics: against statsmodels and scikit-learn, and the papers' own matrices."""
+"""metrics: against statsmodels, scipy and scikit-learn, and the papers' own matrices."""
 
 import math
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from busilib import metrics
@@ -16,15 +17,15 @@ PAPER_A = [[63, 3, 0], [4, 27, 0], [0, 0, 20]]
 PAPER_B = [[87, 2, 0], [8, 34, 0], [6, 0, 20]]
 CLASSES = ("benign", "malignant", "normal")
 labels = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=40, deadline=None)
 
 
 @quick
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95]))
-def test_wilson_is_statsmodels(counts, level):
-    right, total = counts
-    low, high = metrics.wilson(right, total, level)
-    assert (low, high) == pytest.approx(proportion_confint(right, total, 1 - level, method="wilson"), abs=1e-9)
+def test_wilson_is_statsmodels_and_holds_the_share(counts, level):
+    low, high = metrics.wilson(*counts, level)
+    assert (low, high) == pytest.approx(proportion_confint(*counts, 1 - level, method="wilson"), abs=1e-9)
+    assert low <= counts[0] / counts[1] <= high
 
 
 def test_wilson_of_nothing_and_of_the_impossible():
@@ -39,90 +40,57 @@ def test_wilson_of_nothing_and_of_the_impossible():
 def test_scores_are_scikit_learns(pairs):
     truth, predicted = np.array(pairs).T
     matrix = metrics.confusion_matrix(truth, predicted)
-    assert (matrix == sk.confusion_matrix(truth, predicted, labels=[0, 1, 2])).all()
-    table = metrics.per_class(matrix, CLASSES)
+    table, scores = metrics.per_class(matrix, CLASSES), metrics.averages(matrix)
     precision, recall, f1, n = sk.precision_recall_fscore_support(
         truth, predicted, labels=[0, 1, 2], zero_division=np.nan
     )
-    assert table["n"].tolist() == n.tolist()
-    np.testing.assert_allclose(table["sensitivity"], recall)
-    np.testing.assert_allclose(table["precision"], precision)
-    np.testing.assert_allclose(table["f1"], np.nan_to_num(f1))
-    for k, name in enumerate(CLASSES):
-        others = truth != k
-        expected = (predicted[others] != k).mean() if others.any() else np.nan
-        np.testing.assert_allclose(table.loc[name, "specificity"], expected)
-
-
-@quick
-@given(labels)
-def test_averages_are_scikit_learns(pairs):
-    truth, predicted = np.array(pairs).T
-    matrix = metrics.confusion_matrix(truth, predicted)
-    scores = metrics.averages(matrix)
+    specificity = [sk.recall_score(truth != k, predicted != k, zero_division=np.nan) for k in range(3)]
+    expected = np.transpose([n, recall, specificity, precision, np.nan_to_num(f1)])
+    np.testing.assert_allclose(table[["n", "sensitivity", "specificity", "precision", "f1"]], expected)
     for average in ("weighted", "macro"):
         expected = sk.precision_recall_fscore_support(truth, predicted, average=average, zero_division=0)
-        computed = [scores[f"{average}_{name}"] for name in ("precision", "recall", "f1")]
-        assert computed == pytest.approx(expected[:3])
+        assert [scores[f"{average}_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
     assert scores["weighted_recall"] == pytest.approx(scores["accuracy"])
-    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
     assert metrics.majority(matrix) == pytest.approx(np.bincount(truth).max() / len(truth))
 
 
-def test_confusion_matrix_refuses_what_it_cannot_count():
-    with pytest.raises(ValueError):
-        metrics.confusion_matrix([0, 1, 2], [0, 1])
-    for odd in (-1, 3, 0.5, np.nan):
-        with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
-            metrics.confusion_matrix([0, 1], [0, odd])
-    assert metrics.confusion_matrix([0, 3], [3, 3], classes=4)[3, 3] == 1
+def test_confusion_matrix_has_the_truth_in_rows_and_refuses_what_it_cannot_count():
     assert metrics.confusion_matrix([0, 0, 1], [1, 1, 1]).tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
+    for odd in ([0, -1], [0, 3], [0, 0.5], [0, np.nan], [0]):
+        with pytest.raises(ValueError):
+            metrics.confusion_matrix([0, 1], odd)
 
 
-def test_paper_a_printed_matrix_is_neither_of_its_tables():
-    scores = metrics.summary(PAPER_A)
-    assert (scores["right"], scores["n"]) == (110, 117)
-    assert round(100 * scores["accuracy"], 2) == 94.02
-    assert round(scores["majority"], 4) == round(66 / 117, 4)
-
-
-def test_paper_b_interval():
-    scores = metrics.summary(PAPER_B)
-    assert (scores["right"], scores["n"]) == (141, 157)
-    assert round(100 * scores["accuracy_low"], 1) == 84.1 and round(100 * scores["accuracy_high"], 1) == 93.6
-    assert metrics.text(scores) == "0.90 [0.84, 0.94], n = 157; majority class 0.57"
-    recall = metrics.per_class(PAPER_B, CLASSES)["sensitivity"]
-    assert (100 * recall).round(1).tolist() == [97.8, 81.0, 76.9]
+def test_the_papers_matrices():
+    a, b = metrics.summary(PAPER_A), metrics.summary(PAPER_B)
+    assert (a["right"], a["n"], round(100 * a["accuracy"], 2)) == (110, 117, 94.02)
+    assert metrics.text(b) == "0.90 [0.84, 0.94], n = 157; majority class 0.57"
+    assert b["macro_f1_low"] < b["macro_f1"] < b["macro_f1_high"]
+    assert (100 * metrics.per_class(PAPER_B, CLASSES)["sensitivity"]).round(1).tolist() == [97.8, 81.0, 76.9]
 
 
 def test_a_class_without_images_has_no_score_and_spoils_none():
-    table = metrics.per_class([[5, 1, 0], [2, 4, 0], [0, 0, 0]], CLASSES)
-    empty = table.loc["normal"]
+    matrix = [[5, 1, 0], [2, 4, 0], [0, 0, 0]]
+    empty = metrics.per_class(matrix, CLASSES).loc["normal"]
     assert empty["n"] == 0 and empty["f1"] == 0 and empty["specificity"] == 1
     assert empty[["sensitivity", "sensitivity_low", "sensitivity_high", "precision", "precision_low"]].isna().all()
-    two = metrics.averages([[5, 1], [2, 4]])
-    assert metrics.averages([[5, 1, 0], [2, 4, 0], [0, 0, 0]]) == pytest.approx(two)
-    scores = metrics.summary([[5, 1, 0], [2, 4, 0], [0, 0, 0]])
-    assert not any(math.isnan(value) for value in scores.values())
+    assert metrics.averages(matrix) == pytest.approx(metrics.averages([[5, 1], [2, 4]]))
+    assert not any(math.isnan(value) for value in metrics.summary(matrix).values())
 
 
-@pytest.mark.parametrize("matrix", [PAPER_A, PAPER_B, [[30, 10, 2], [9, 11, 1], [3, 2, 8]]])
-def test_bootstrap_repeats_itself_and_holds_the_estimate(matrix):
-    intervals = [metrics.bootstrap(matrix, metrics.accuracy, seed=seed) for seed in (0, 0, 1)]
-    assert intervals[0] == intervals[1] != intervals[2]
-    low, high = intervals[0]
-    assert low < metrics.accuracy(matrix) < high
-    # For accuracy the percentile interval must come out near Wilson's.
-    right, total = np.trace(matrix), np.sum(matrix)
-    assert (low, high) == pytest.approx(metrics.wilson(right, total), abs=0.03)
-    scores = metrics.summary(matrix)
-    assert scores["macro_f1_low"] < scores["macro_f1"] < scores["macro_f1_high"]
+def test_a_class_that_was_predicted_and_does_not_exist_counts_in_macro_f1():
+    truth, p = np.array([0, 0, 1, 1]), np.eye(3)[[0, 0, 1, 2]]
+    expected = sk.f1_score(truth, p.argmax(axis=1), average="macro", zero_division=0)
+    assert metrics.probability_scores(truth, p)["macro_f1"] == pytest.approx(expected) == (1 + 2 / 3 + 0) / 3
+    assert metrics.averages([[2, 0, 0], [0, 1, 1], [0, 0, 0]])["macro_f1"] == pytest.approx(expected)
 
 
-def test_bootstrap_keeps_the_classes_sizes():
+def test_bootstrap_repeats_itself_keeps_the_classes_sizes_and_comes_near_wilson():
     sizes = set()
-    metrics.bootstrap(PAPER_A, lambda m: sizes.add(tuple(m.sum(axis=1).tolist())) or 0.0, draws=50)
-    assert sizes == {(66, 31, 20)}
+    metrics.bootstrap(PAPER_B, lambda m: sizes.add(tuple(m.sum(axis=1).tolist())) or 0.0, draws=50)
+    assert sizes == {(89, 42, 26)}
+    first, again, other = (metrics.bootstrap(PAPER_B, metrics.accuracy, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other and first == pytest.approx(metrics.wilson(141, 157), abs=0.03)
 
 
 def made_predictions(n=90, seed=0):
@@ -130,39 +98,27 @@ def made_predictions(n=90, seed=0):
     rng = np.random.default_rng(seed)
     truth = np.arange(n) % 3
     logits = rng.normal(size=(n, 3)) + 1.2 * np.eye(3)[truth]
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return truth, probabilities, np.arange(n) // 3
+    return truth, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), np.arange(n) // 3
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("places", [1, 15])  # 1: many ties
-def test_probability_scores_are_scikit_learns(seed, places):
-    truth, p, _ = made_predictions(seed=seed)
-    p = p.round(places)
-    scores, named = metrics.probability_scores(truth, p), p.argmax(axis=1)
-    assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, named))
-    assert scores["macro_f1"] == pytest.approx(sk.f1_score(truth, named, average="macro"))
-    assert scores["auc"] == pytest.approx(sk.roc_auc_score(np.eye(3)[truth], p, average="macro"))
-    assert scores["sensitivity_1"] == pytest.approx(sk.recall_score(truth, named, average=None)[1])
-
-
-def test_a_class_that_was_predicted_and_does_not_exist_counts_in_macro_f1():
-    truth, p = np.array([0, 0, 1, 1]), np.eye(3)[[0, 0, 1, 2]]
-    expected = sk.f1_score(truth, p.argmax(axis=1), average="macro", zero_division=0)
-    assert expected == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert metrics.probability_scores(truth, p)["macro_f1"] == pytest.approx(expected)
-    assert metrics.averages([[2, 0, 0], [0, 1, 1], [0, 0, 0]])["macro_f1"] == pytest.approx(expected)
-
-
-def test_probability_scores_refuse_nan_and_miss_what_is_missing():
+def test_probability_scores_are_scikit_learns(places):
     truth, p, _ = made_predictions()
-    with pytest.raises(ValueError, match="the model gave NaN"):
-        metrics.probability_scores(truth, np.where(p > 0.9, np.nan, p))
-    two = truth < 2
-    assert math.isnan(metrics.probability_scores(truth[two], p[two])["balanced_accuracy"])
+    p = p.round(places)
+    scores, predicted = metrics.probability_scores(truth, p), p.argmax(axis=1)
+    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
+    assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    assert scores["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
+    assert scores["auc"] == pytest.approx(sk.roc_auc_score(np.eye(3)[truth], p, average="macro"))
+    assert scores["sensitivity_1"] == pytest.approx(sk.recall_score(truth, predicted, average=None)[1])
+    for wrong in (truth + 1, truth - 1):
+        with pytest.raises(ValueError):
+            metrics.probability_scores(wrong, p)
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.probability_scores(truth, np.where(p > 0.8, np.nan, p))
 
 
-def test_grouped_bootstrap_knows_that_copies_add_nothing():
+def test_grouped_bootstrap_sees_that_copies_add_nothing():
     truth, p, _ = made_predictions(60)
     right = p.argmax(axis=1) == truth
     once = metrics.grouped_bootstrap(np.mean, np.arange(60), right)
@@ -170,73 +126,59 @@ def test_grouped_bootstrap_knows_that_copies_add_nothing():
     naive = metrics.grouped_bootstrap(np.mean, np.arange(240), np.repeat(right, 4))
     assert copied == once, "four copies of each image: the same groups, the same interval"
     assert naive[1] - naive[0] < 0.7 * (once[1] - once[0]), "one by one, the copies make it look narrower"
-
-
-def test_grouped_bootstrap_of_single_images_is_the_binomial_interval():
-    right = np.arange(400) % 4 > 0  # 75 %
-    low, high = metrics.grouped_bootstrap(np.mean, np.arange(400), right, draws=2000)
-    assert (low, high) == pytest.approx(metrics.wilson(300, 400), abs=0.01)
+    assert once == pytest.approx(metrics.wilson(int(right.sum()), 60), abs=0.03)
 
 
 def test_grouped_bootstrap_says_what_is_wrong():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="3, 2"):
         metrics.grouped_bootstrap(np.mean, [1, 2, 3], [0, 1])
-    with pytest.raises(ValueError, match="too few groups of some class"):
+    with pytest.raises(ValueError, match="only 0 of 500 draws have a score"):
         metrics.grouped_bootstrap(lambda x: float("nan"), [1, 2, 3], [0, 1, 1])
 
 
 def test_intervals_hold_their_values():
-    truth, p, groups = made_predictions()
-    table = metrics.with_intervals(truth, p, groups, draws=200)
-    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
-    assert list(table.index) == list(metrics.probability_scores(truth, p)) and (table["draws"] == 200).all()
+    table = metrics.with_intervals(*made_predictions(), draws=200)
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"]) & (table["draws"] == 200)).all()
 
 
 def test_draws_that_lack_a_class_are_left_out_of_every_interval_and_counted():
     truth, p, groups = made_predictions()
     groups = np.where(truth == 2, 1000, groups)  # one group has all of a class
-    rng, lacking = np.random.default_rng(0), 0
-    for _ in range(500):
-        lacking += len(np.unique(groups)) - 1 not in rng.integers(31, size=31)
-    table = metrics.with_intervals(truth, p, groups)
+    table, rng = metrics.with_intervals(truth, p, groups), np.random.default_rng(0)
+    lacking = sum(30 not in rng.integers(31, size=31) for _ in range(500))  # it is the last of 31
     assert 150 < lacking < 220 and (table["draws"] == 500 - lacking).all()
-    few = np.where(truth > 0, truth, groups)  # one group for each of two classes
     with pytest.raises(ValueError, match="of 500 draws have a score: there are too few groups of some class"):
-        metrics.with_intervals(truth, p, few)
+        metrics.with_intervals(truth, p, np.where(truth > 0, truth, groups))
 
 
 def test_a_class_that_the_data_do_not_have_leaves_the_other_scores_their_intervals():
-    truth, p, groups = made_predictions()
-    two = truth < 2
-    table = metrics.with_intervals(truth[two], p[two], groups[two], draws=100)
-    assert table.loc[["balanced_accuracy", "auc", "sensitivity_2"], ["value", "low", "high"]].isna().all(axis=None)
-    assert table.loc[["accuracy", "macro_f1", "sensitivity_0"], ["low", "high"]].notna().all(axis=None)
+    truth, p, groups = (array[np.arange(90) % 3 < 2] for array in made_predictions())
+    table = metrics.with_intervals(truth, p, groups, draws=100).drop(columns="draws")
+    lost = ["balanced_accuracy", "auc", "sensitivity_2"]
+    assert table.loc[lost].isna().all(axis=None) and table.drop(index=lost).notna().all(axis=None)
 
 
 def test_mean_interval_is_the_paired_t_interval():
     differences = np.array([1.0, 2.0, 4.0, 0.5, 2.5])
-    mean, low, high = metrics.mean_interval(differences)
     expected = stats.ttest_1samp(differences, 0).confidence_interval()
-    assert (mean, low, high) == pytest.approx((2.0, expected.low, expected.high))
+    assert metrics.mean_interval(differences) == pytest.approx((2.0, expected.low, expected.high))
     assert all(math.isnan(x) for x in metrics.mean_interval([3.0])[1:])
 
 
+several = st.lists(st.floats(-50, 50), min_size=2, max_size=12).filter(lambda values: np.std(values) > 1e-3)
+
+
 @quick
-@given(
-    st.lists(st.floats(-50, 50), min_size=2, max_size=12).filter(lambda values: np.std(values) > 1e-3),
-    st.integers(20, 900),
-    st.integers(5, 300),
-)
+@given(several, st.integers(20, 900), st.integers(5, 300))
 def test_corrected_interval_is_nadeau_and_bengios(values, n_train, n_test):
-    mean, low, high = metrics.corrected_interval(values, n_train, n_test)
+    corrected, plain = metrics.corrected_interval(values, n_train, n_test), metrics.mean_interval(values)
     standard_error = np.sqrt((1 / len(values) + n_test / n_train) * np.var(values, ddof=1))
-    expected = stats.t(len(values) - 1, mean, standard_error).interval(0.95)
-    assert (low, high) == pytest.approx(expected)
-    plain = metrics.mean_interval(values)
-    assert plain[0] == mean and low < plain[1] and plain[2] < high, "wider than independent splits would give"
+    expected = stats.t(len(values) - 1, np.mean(values), standard_error).interval(0.95)
+    assert corrected == pytest.approx((np.mean(values), *expected))
+    assert corrected[1] < plain[1] and plain[2] < corrected[2], "wider than independent splits would give"
     assert metrics.corrected_interval(values, 100, 0) == plain
-    each = metrics.corrected_interval(values, [n_train] * len(values), [n_test] * len(values))
-    assert each == pytest.approx((mean, low, high)), "one size for all or one per split"
+    sizes = [n_train] * len(values), [n_test] * len(values)
+    assert metrics.corrected_interval(values, *sizes) == pytest.approx(corrected), "one size for all or one per split"
 
 
 def test_corrected_interval_holds_the_truth_where_students_does_not():
@@ -253,8 +195,6 @@ def test_corrected_interval_holds_the_truth_where_students_does_not():
 @quick
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80))
 def test_mcnemar_is_statsmodels(pairs):
-    from statsmodels.stats.contingency_tables import mcnemar
-
     first, second = np.array(pairs).T
     compared = metrics.mcnemar(np.ones(len(first), int), first, second)
     table = [[sum((first == a) & (second == b)) for b in (1, 0)] for a in (1, 0)]
@@ -263,11 +203,9 @@ def test_mcnemar_is_statsmodels(pairs):
 
 
 def test_mcnemar_bounds_hold_every_table_with_these_scores():
-    low, high = metrics.mcnemar_bounds(9, 12, 14)
     alone = [(9 - both, 12 - both) for both in range(10) if both + 9 - both + 12 - both <= 14]
     values = [stats.binomtest(first, first + second).pvalue for first, second in alone]
-    assert (low, high) == pytest.approx((min(values), max(values)))
-    assert metrics.mcnemar_bounds(109, 113, 117)[0] == pytest.approx(0.125)
+    assert metrics.mcnemar_bounds(9, 12, 14) == pytest.approx((min(values), max(values)))
     with pytest.raises(ValueError):
         metrics.mcnemar_bounds(9, 15, 14)
 
@@ -277,8 +215,6 @@ def test_calibration_by_hand():
     table = metrics.calibration([0, 1, 1, 1], p)
     assert table["n"].tolist() == [2, 2] and table["accuracy"].tolist() == [1.0, 0.5]
     assert metrics.calibration_error([0, 1, 1, 1], p) == pytest.approx((abs(0.635 - 1) + abs(0.935 - 0.5)) / 2)
-    sure = np.eye(3)[[0, 1, 2]]
-    assert metrics.calibration_error([0, 1, 2], sure) == 0
 
 
 def test_an_operating_point_reaches_its_sensitivity_with_the_highest_threshold():
@@ -286,9 +222,7 @@ def test_an_operating_point_reaches_its_sensitivity_with_the_highest_threshold()
     positive = np.arange(200) % 4 == 0
     p = rng.uniform(size=200) + 0.3 * positive
     point = metrics.operating_point(positive, p, 0.95)
-    false, true, thresholds = sk.roc_curve(positive, p, drop_intermediate=False)
-    expected = thresholds[true >= 0.95 - 1e-9].max()
-    assert point["threshold"] == pytest.approx(expected) and point["sensitivity"] >= 0.95
+    assert point["sensitivity"] >= 0.95 and point["specificity"] == (p[~positive] < point["threshold"]).mean()
     assert metrics.at_threshold(positive, p, point["threshold"] + 1e-9)["sensitivity"] < 0.95
     with pytest.raises(ValueError, match="needs positives, negatives"):
         metrics.operating_point(np.ones(3), [0.1, 0.2, 0.3])
