@@ -186,7 +186,7 @@ THREE = [("a", "a", "1", "train"), ("b", "b", "2", "validation"), ("c", "c", "3"
         (THREE[1:], (), "the train part is empty"),
         ([THREE[0], THREE[2]], (), "the validation part is empty. Validating on the test part must be declared"),
         (THREE, ("validation = test",), "declares 'validation = test' and has a validation part as well"),
-        (THREE[:2], ("validation = test",), "the test part is empty"),
+        (THREE[:1], ("validation = test",), "the test part is empty"),
     ],
 )
 def test_refused(rows, declared, message):
