@@ -29,6 +29,14 @@ BUSI, the dataset of breast ultrasound images (Baheya Hospital, Cairo, 2018)
             cite the paper, and do not pass the images on
   citation  Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images.
             Data in Brief 28 (2020) 104863. doi:10.1016/j.dib.2019.104863"""
+_NO_WAY = f"""\
+BUSI could not be downloaded:
+{{reasons}}
+Three ways on:
+  1. Download it by hand from {PAGE} or {KAGGLE_PAGE}
+     and unzip it to {{place}} (so that {{folder}}{os.sep}benign is there).
+  2. Name a folder that you have: DATASET="/path/to/{FOLDER}".
+  3. Go on with made-up scans, which need no download: DATASET="phantom"."""
 
 
 def places():
@@ -75,21 +83,13 @@ def get(target=None, url=ARCHIVE_URL, sha256=ARCHIVE_SHA256, source="auto", time
         for origin in SOURCES[source]:
             try:
                 _copy(_download(url, sha256, timeout) if origin == "official" else _from_kaggle(), folder)
+                shutil.rmtree(cache_dir("downloads", "busi"))
+                print(f"BUSI is ready: {folder}")
+                return folder
             except (DataError, OSError) as error:
-                reasons.append(f"{url if origin == 'official' else KAGGLE_PAGE}: {error}")
-                print(f"Not from {reasons[-1]}")
-                continue
-            shutil.rmtree(cache_dir("downloads", "busi"))
-            print(f"BUSI is ready: {folder}")
-            return folder
-    raise DataError(
-        "BUSI could not be downloaded:\n" + "".join(f"  - {reason}\n" for reason in reasons) + "Three ways on:\n"
-        f"  1. Download it by hand from {PAGE}\n"
-        f"     or {KAGGLE_PAGE}\n"
-        f"     and unzip it to {folder.parent} (so that {folder / 'benign'} is there).\n"
-        f'  2. Name a folder that you have: DATASET="/path/to/{FOLDER}".\n'
-        '  3. Go on with made-up scans, which need no download: DATASET="phantom".'
-    )
+                print(f"Not from the source {origin!r}: {error}")
+                reasons.append(f"  - {url if origin == 'official' else KAGGLE_PAGE}: {error}")
+    raise DataError(_NO_WAY.format(reasons="\n".join(reasons), place=folder.parent, folder=folder))
 
 
 def _holds_images(folder):
@@ -106,10 +106,7 @@ def _copy(source, folder):
 
 
 def differences(folder):
-    """Return how the images in ``folder`` differ from the facts table (list of str, empty for BUSI).
-
-    Raises DataError when the folder cannot be used at all.
-    """
+    """Return how the images in ``folder`` differ from the facts table (list of str, empty for BUSI)."""
     from busilib.data import catalogue
 
     scans = catalogue.read(folder)
@@ -131,38 +128,32 @@ def _from_kaggle():
 def _download(url, sha256, timeout):
     """Return the folder (Path, in the user's cache) with the unpacked archive at ``url``, which has this SHA-256.
 
-    A partial file of an earlier call is continued; when the result is wrong, one fresh download follows.
+    A partial file of an earlier call is continued. What is no archive, or another one, is deleted.
     Raises DataError, with the reason in words; what had come of the file stays for the next call.
     """
     import pooch
     import requests
 
     folder = cache_dir("downloads", "busi")
-    partial = folder / f"{sha256[:16]}.part"
     shutil.rmtree(folder / "unpacked", ignore_errors=True)  # of a process that was killed: this one holds the lock
     pooch.get_logger().setLevel("WARNING")
 
     def resume(url, output, _):
+        partial = folder / f"{sha256[:16]}.part"
         _receive(url, partial, timeout)
-        with open(partial, "rb") as file:
-            page = file.read(512).lstrip().startswith(b"<")
         os.replace(partial, output)
-        if page:
-            raise ValueError("it is a web page")
+        with open(output, "rb") as file:
+            if file.read(512).lstrip().startswith(b"<"):
+                raise ValueError("it is a web page")
 
-    unzip, tries = (
-        pooch.Unzip(extract_dir="unpacked"),
-        [True, False] if partial.exists() and partial.stat().st_size else [False],
-    )
-    for again in tries:
-        try:
-            pooch.retrieve(url, f"sha256:{sha256}", f"{sha256[:16]}.zip", folder, unzip, resume)
-            return folder / "unpacked"
-        except requests.RequestException as error:
-            raise DataError(_reason(error, timeout)) from error
-        except ValueError as error:  # pooch's, for another checksum; what was wrong is deleted
-            if not again:
-                raise DataError(f"the server sent something else in place of the archive: {error}") from error
+    try:
+        unzip = pooch.Unzip(extract_dir="unpacked")
+        pooch.retrieve(url, f"sha256:{sha256}", f"{sha256[:16]}.zip", folder, unzip, resume)
+    except requests.RequestException as error:
+        raise DataError(_reason(error, timeout)) from error
+    except ValueError as error:  # pooch's, for another checksum
+        raise DataError(f"this is not the archive, and it is deleted; try once more: {error}") from error
+    return folder / "unpacked"
 
 
 def _receive(url, partial, timeout):
@@ -189,12 +180,10 @@ def _reason(error, timeout):
 
     if isinstance(error, exceptions.SSLError):
         return "no secure connection: the server's certificate or TLS was not accepted (it is never switched off here)"
-    if isinstance(error, exceptions.HTTPError):
-        return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
         return f"the server stalled: nothing came for {timeout} seconds"
     if isinstance(error, exceptions.ChunkedEncodingError):
         return "the connection ended before the file did; the next try goes on from there"
     if isinstance(error, exceptions.ConnectionError):
         return "no connection: there is no network, or the server does not answer"
-    return f"{type(error).__name__}: {error}"
+    return str(error)

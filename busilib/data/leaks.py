@@ -17,13 +17,6 @@ from busilib.cache import cache_dir, write_file
 from busilib.data.splits import Split, check_split, files, without_objections
 from busilib.errors import DataError
 
-KINDS = {
-    "copies": "near-identical scans on both sides",
-    "masks": "masks as inputs, not scans",
-    "partner": "a scan's mask on the other side",
-    "augmented": "augmentation before the split",
-}
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -120,6 +113,8 @@ def augmented(catalogue, seed=0):
 
 
 MAKE = {"copies": copies, "masks": masks, "partner": partner, "augmented": augmented}
+KINDS = {"copies": "near-identical scans on both sides", "masks": "masks as inputs, not scans"}
+KINDS |= {"partner": "a scan's mask on the other side", "augmented": "augmentation before the split"}
 
 
 def marks_alone(catalogue):
@@ -130,19 +125,16 @@ def marks_alone(catalogue):
     """
     from sklearn.metrics import roc_auc_score
 
-    table = catalogue.table
-    marked = np.array(["marks" in flags for flags in table["flags"]])
-    rows = {
-        name: {"n": int(here.sum()), "marked": float(marked[here].mean()), "auc": float(roc_auc_score(here, marked))}
-        for name in catalogue.classes
-        for here in [(table["label"] == name).to_numpy()]
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    labels = catalogue.table["label"]
+    marked = catalogue.table["flags"].map(lambda flags: "marks" in flags)
+    rows = labels.to_frame("n").assign(marked=marked).groupby("n")["marked"].agg(n="size", marked="mean")
+    return rows.loc[list(catalogue.classes)].assign(
+        auc=[roc_auc_score(labels == name, marked) for name in catalogue.classes]
+    )
 
 
 def _first_masks(catalogue):
-    table = files(catalogue, masks=True).query("kind == 'mask'")
-    return table.drop_duplicates("image_id")
+    return files(catalogue, masks=True).query("kind == 'mask'").drop_duplicates("image_id")
 
 
 def _swap(table, coming, rng, alike=("label",)):
@@ -150,9 +142,8 @@ def _swap(table, coming, rng, alike=("label",)):
     table = table.copy()
     for _, rows in table.loc[coming].groupby(list(alike), sort=True):
         same = (table["split"] == "train") & (table[list(alike)] == rows.iloc[0][list(alike)]).all(axis=1)
-        here = table.index[same]
-        rows = rows.index[: len(here)]  # never more than there is room for
-        table.loc[rng.choice(here, len(rows), replace=False), "split"] = "out"
+        rows = rows.index[: same.sum()]  # never more than there is room for
+        table.loc[rng.choice(table.index[same], len(rows), replace=False), "split"] = "out"
         table.loc[rows, "split"] = "train"
     return table
 
@@ -172,8 +163,7 @@ def _augmented_copy(path):
             image = image.copy() if image.mode == "L" else image.convert("RGB")
         image = ImageOps.mirror(image) if rng.random() < 0.5 else image
         angle, zoom = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.8, 1.2)
-        cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
-        x, y = image.width / 2, image.height / 2
+        cos, sin, x, y = np.cos(angle) * zoom, np.sin(angle) * zoom, image.width / 2, image.height / 2
         affine = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
         moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         with write_file(target) as temporary:

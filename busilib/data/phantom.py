@@ -186,8 +186,7 @@ def _choose_lesion(rng, label, size, taken=None):
 def _outline(rng, lesion, angles):
     """Return the border's distance, in units of the ellipse's radius, over ``angles``: smooth part and spicules."""
     smooth = np.ones_like(angles)
-    orders = range(2, 5) if lesion["margin"] == "circumscribed" else range(2, 12)
-    for order in orders:
+    for order in range(2, 5 if lesion["margin"] == "circumscribed" else 12):
         swing = rng.normal(0, 0.02 + 0.6 * lesion["rough"] / order**0.6)
         smooth += swing * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
     spicules = np.zeros_like(angles)
@@ -314,15 +313,13 @@ def _cut(rng, grey, masks, truth, copy, mirrored):
         grey = grey * rng.uniform(0.92, 1.08) + rng.uniform(-14, 14)
     window = np.s_[top : height - bottom, left : width - right]
     grey, masks = grey[window], [mask[window] for mask in masks]
-    truth = dict(truth, copy=copy, mirrored=mirrored, centre_x="", centre_y="")
+    truth |= {"copy": copy, "mirrored": mirrored, "centre_x": "", "centre_y": ""}
     if masks:
-        truth["centre_x"] = truth["x_mm"] / truth["mm_per_pixel"] - left
-        truth["centre_y"] = truth["z_mm"] / truth["mm_per_pixel"] - top
+        x, z = truth["x_mm"] / truth["mm_per_pixel"] - left, truth["z_mm"] / truth["mm_per_pixel"] - top
+        truth |= {"centre_x": grey.shape[1] - 1 - x if mirrored else x, "centre_y": z}
+        truth["angle_deg"] *= -1 if mirrored else 1
     if mirrored:
         grey, masks = grey[:, ::-1], [mask[:, ::-1] for mask in masks]
-        if masks:
-            truth["centre_x"] = grey.shape[1] - 1 - truth["centre_x"]
-            truth["angle_deg"] = -truth["angle_deg"]
     return grey, masks, truth
 
 
@@ -374,12 +371,10 @@ def _annotate(rng, pixels, mask, marks, colour):
     """Return the pixels with burned-in marks; three channels when ``colour``."""
     if not marks and not colour:
         return pixels
-    picture = Image.fromarray(pixels)
-    ink = int(rng.integers(200, 256))
+    picture, ink = Image.fromarray(pixels), int(rng.integers(200, 256))
     if colour:
         picture = picture.convert("RGB")
-        if rng.random() < 0.5 or not marks:
-            picture = _doppler(rng, picture)
+        picture = _doppler(rng, picture) if rng.random() < 0.5 or not marks else picture
         ink = (250, 220, 60) if rng.random() < 0.6 else (90, 240, 120)
     draw = ImageDraw.Draw(picture)
     if "calipers" in marks:
@@ -408,9 +403,10 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
     masks = tuple(mask.astype(np.uint8) * 255 for mask in masks) or (np.zeros_like(pixels),)
     whole = np.maximum.reduce(masks)
     truth |= {"label": label, "marks": marks, "colour": colour, "width": pixels.shape[1], "height": pixels.shape[0]}
-    behind, truth["posterior"] = truth["behind_db"], ""
-    if behind != "":
-        truth["posterior"] = "none" if abs(behind) < 2 else "enhancement" if behind > 0 else "shadow"
+    behind = truth["behind_db"]
+    truth["posterior"] = (
+        "" if behind == "" else "none" if abs(behind) < 2 else "enhancement" if behind > 0 else "shadow"
+    )
     return Scan(_annotate(rng, pixels, whole, marks, colour), whole, truth, masks)
 
 
@@ -426,25 +422,24 @@ def _shares(n):
 
 
 def _families(count):
-    """Return the sizes of the near-duplicate groups of a class: 2, 3, 2, 2, 3 …, as many as in BUSI."""
+    """Return the sizes of a class's groups: near-duplicates, 2, 3, 2, 2, 3 …, as many as in BUSI, then single ones."""
     rest, sizes = round(_SIBLINGS * count), []
     while rest >= 2:
         sizes.append(3 if rest == 3 or (rest > 3 and len(sizes) % 3 == 1) else 2)
         rest -= sizes[-1]
-    return sizes
+    return sizes + [1] * (count - sum(sizes))
 
 
 def _plan_class(rng, label, count, first_group):
     """Return one dict per image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
     sizes = _families(count)
-    sizes += [1] * (count - sum(sizes))
     rows = []
     for group, size in enumerate(sizes, first_group):
-        flips = [False] + [bool(v) for v in rng.random(size - 1) < 0.35]
+        flips = [False, *(rng.random(size - 1) < 0.35).tolist()]
         if group == first_group and size > 1:
             flips[1] = True
         rows += [{"label": label, "group": group, "copy": k, "mirrored": flips[k], "lesions": 1} for k in range(size)]
-    several = max(round(_SEVERAL[label] * count), 1 if _SEVERAL[label] and count >= 14 else 0)
+    several = max(round(_SEVERAL[label] * count), int(label != "normal" and count >= 14))
     for row in [row for row in rows if sizes[row["group"] - first_group] == 1][:several]:
         row["lesions"] = 2
     marked = set(rng.permutation(count)[: round(_MARKED[label] * count)].tolist())
@@ -479,8 +474,8 @@ def _write_scan(folder, seed, row):
     scan = draw(row["drawn_as"], [seed, row["group"]], **wanted)
     stem = folder / row["label"] / row["image_id"]
     pictures = [Image.fromarray(pixels) for pixels in (scan.pixels, *scan.masks)]
-    for k, picture in enumerate(pictures):
-        picture.save(f"{stem}{('', '_mask', f'_mask_{k - 1}')[min(k, 2)]}.png", compress_level=4)
+    for picture, ending in zip(pictures, ("", "_mask", "_mask_1"), strict=False):
+        picture.save(f"{stem}{ending}.png", compress_level=4)
     line = scan.truth | {key: row[key] for key in ("image_id", "label", "group")}
     line["sha256"] = text_sha256(row["label"], *map(pixel_sha256, pictures))
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
@@ -499,10 +494,10 @@ def make(folder, n=300, seed=0, jobs=None):
     folder = Path(folder)
     if n < SMALLEST:
         raise DataError(f"At least {SMALLEST} phantoms are needed so that every class has two; {n} were asked for.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
-    if folder.is_dir():
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+    if folder.exists():
+        raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
     with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
         for label in CLASSES:
             (working / label).mkdir()

@@ -85,11 +85,10 @@ def files(catalogue, masks=False):
     """Return one row per file: file_id, kind, image_id, label, group, path; with ``masks``, the mask files as well."""
     rows = []
     for scan in catalogue.table.itertuples():
-        shared = {"image_id": scan.image_id, "label": scan.label, "group": scan.group}
-        rows.append({"file_id": scan.image_id, "kind": "scan", "path": str(scan.path)} | shared)
-        for mask_id, path in zip(scan.mask_ids, scan.mask_paths, strict=True) if masks else ():
-            rows.append({"file_id": mask_id, "kind": "mask", "path": str(path)} | shared)
-    return pd.DataFrame(rows)[["file_id", "kind", "image_id", "label", "group", "path"]]
+        seen = [(scan.image_id, "scan", scan.path)]
+        seen += [(name, "mask", path) for name, path in zip(scan.mask_ids, scan.mask_paths, strict=True) if masks]
+        rows += [(file_id, kind, scan.image_id, scan.label, scan.group, str(path)) for file_id, kind, path in seen]
+    return pd.DataFrame(rows, columns=["file_id", "kind", "image_id", "label", "group", "path"])
 
 
 def without_objections(catalogue):
@@ -107,13 +106,9 @@ def paper_a(catalogue, seed=0, stratified=True):
     from sklearn.model_selection import train_test_split
 
     table = files(catalogue)
-    _, test = train_test_split(
-        np.arange(len(table)),
-        test_size=0.15,
-        random_state=seed,
-        stratify=table["label"] if stratified else None,
-    )
-    table["split"] = np.where(np.isin(np.arange(len(table)), test), "test", "train")
+    labels = table["label"] if stratified else None
+    _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=labels)
+    table["split"] = np.where(table.index.isin(test), "test", "train")
     return check_split(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
 
 
@@ -194,14 +189,13 @@ def check_split(split):
 
     One file in two parts is always refused, and so is an empty part.
     """
-    table = split.table
+    table, overlaps = split.table, {}
     twice = table.loc[table["file_id"].duplicated(), "file_id"].tolist()
     if twice:
         raise SplitError(f"{split.name}: {len(twice)} files appear twice, the first is {twice[0]!r}")
     unknown = sorted(set(table["split"]) - set(PARTS))
     if unknown:
         raise SplitError(f"{split.name}: unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}")
-    overlaps = {}
     for kind, column in (("image", "image_id"), ("group", "group")):
         parts = table.groupby(column)["split"].nunique()
         overlaps[kind] = int((parts > 1).sum())
@@ -213,15 +207,14 @@ def check_split(split):
                 f"{', '.join(rows['file_id'] + ' in ' + rows['split'])}. Keep each on one side, or declare "
                 f"the overlap {kind!r} if the protocol is known to have it."
             )
-    needed = ("train", "test") if "validation = test" in split.declared else PARTS
-    for part in needed:
-        if not (table["split"] == part).any():
-            raise SplitError(
-                f"{split.name}: the {part} part is empty. Validating on the test part must be declared "
-                "('validation = test'); otherwise give every part some files."
-            )
+    counts = {part: int((table["split"] == part).sum()) for part in PARTS}
     if "validation = test" in split.declared:
-        if (table["split"] == "validation").any():
+        if counts.pop("validation"):
             raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
-        overlaps["validation = test"] = int((table["split"] == "test").sum())
+        overlaps["validation = test"] = counts["test"]
+    for part in [part for part, n in counts.items() if n == 0]:
+        raise SplitError(
+            f"{split.name}: the {part} part is empty. Validating on the test part must be declared "
+            "('validation = test'); otherwise give every part some files."
+        )
     return replace(split, overlaps=overlaps)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from busilib.data import catalogue, files, phantom, splits
 from busilib.data.natural import natural_key
@@ -78,13 +78,6 @@ def test_the_table_keeps_the_contract(tmp_path):
     assert scans.table.group.tolist() == [f"g{k:04d}" for k in range(1, 34)]
     assert scans.counts().loc["total"].to_dict() == {"images": 33, "masks": 66, "files": 99}
     assert scans.warnings == ()
-
-
-def test_names_without_the_brackets_are_sorted_as_well(tmp_path):
-    for number, name in enumerate(("a (2)", "a", "a10", "a9")):
-        save(tmp_path / "benign" / f"{name}.png", noise(number))
-    names = catalogue.read(tmp_path).table.image_id.tolist()
-    assert names == sorted(names, key=natural_key)
 
 
 def test_two_classes_and_no_masks(tmp_path):
@@ -242,74 +235,39 @@ def flip_a_bit(path):
     path.write_bytes(bytes(data))
 
 
+SCAN, MASK = "benign/benign (1).png", "benign/benign (2)_mask.png"
+DAMAGED = f"{SCAN}: unreadable, damaged or truncated"
+DEEP = Image.fromarray(np.full((20, 24), 9000, np.uint16))
 BAD = {
-    "truncated": (
-        lambda root: truncate(root / "benign/benign (1).png"),
-        "benign/benign (1).png: unreadable, damaged or truncated",
-    ),
-    "one bit": (
-        lambda root: flip_a_bit(root / "benign/benign (1).png"),
-        "benign/benign (1).png: unreadable, damaged or truncated",
-    ),
-    "damaged mask": (
-        lambda root: truncate(root / "benign/benign (1)_mask.png"),
-        "benign/benign (1)_mask.png: unreadable, damaged or truncated",
-    ),
-    "empty file": (
-        lambda root: (root / "benign/benign (1).png").write_bytes(b""),
-        "benign/benign (1).png: no image, whatever its name says.",
-    ),
-    "text called png": (
-        lambda root: (root / "benign/benign (1).png").write_text("hello"),
-        "benign/benign (1).png: no image, whatever its name says.",
-    ),
-    "jpeg called png": (
-        lambda root: noise(1).save(root / "benign/benign (1).png", "JPEG"),
-        "benign/benign (1).png: a JPEG file named .png. Save it as PNG.",
-    ),
-    "16 bits": (
-        lambda root: Image.fromarray(np.full((20, 24), 9000, np.uint16)).save(root / "benign/benign (1).png"),
-        "benign/benign (1).png: more than 8 bits per pixel",
-    ),
-    "another format": (
-        lambda root: noise(1).save(root / "benign/scan.jpg"),
-        "benign/scan.jpg: no PNG image. Move it away, or save it as PNG when it is a scan.",
-    ),
-    "a note": (
-        lambda root: (root / "normal/notes.txt").write_text("hello"),
-        "normal/notes.txt: no PNG image.",
-    ),
-    "mask without image": (
+    "truncated": (lambda root: truncate(root / SCAN), DAMAGED),
+    "one bit": (lambda root: flip_a_bit(root / SCAN), DAMAGED),
+    "damaged mask": (lambda root: truncate(root / MASK), f"{MASK}: unreadable, damaged or truncated"),
+    "text called png": (lambda root: (root / SCAN).write_text("hello"), f"{SCAN}: no image, whatever its name says."),
+    "jpeg called png": (lambda root: noise(1).save(root / SCAN, "JPEG"), f"{SCAN}: a JPEG file named .png."),
+    "16 bits": (lambda root: DEEP.save(root / SCAN), f"{SCAN}: more than 8 bits per pixel"),
+    "another format": (lambda root: noise(1).save(root / "benign/scan.jpg"), "benign/scan.jpg: no PNG image. Move it"),
+    "no image": (
         lambda root: (root / "benign/benign (2).png").unlink(),
-        "benign/benign (2)_mask.png: a mask without its image benign (2).png. Add the image or remove the mask.",
+        f"{MASK}: a mask without its image benign (2)",
     ),
-    "mask named otherwise": (
+    "odd mask": (
         lambda root: save(root / "benign/benign (2)-mask2.png", lesion()),
-        "benign/benign (2)-mask2.png: neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …",
+        "2)-mask2.png: neither scan nor mask",
     ),
-    "mask of another size": (
-        lambda root: save(root / "benign/benign (2)_mask.png", lesion((20, 24))),
-        "benign/benign (2)_mask.png: 20×24 pixels, but its image has 24×20.",
-    ),
-    "unknown class": (
-        lambda root: save(root / "cyst/cyst (1).png", noise(1)),
-        "cyst: an unknown class folder. Only benign, malignant, normal are read",
-    ),
+    "small mask": (lambda root: save(root / MASK, lesion((20, 24))), f"{MASK}: 20×24 pixels, but its image has 24×20."),
+    "unknown class": (lambda root: save(root / "cyst/c.png", noise(1)), "cyst: an unknown class folder. Only benign"),
     "image on top": (
         lambda root: save(root / "scan.png", noise(1)),
         "scan.png: an image outside of the class folders.",
     ),
-    "folder in a class": (
-        lambda root: save(root / "benign/left/benign (9).png", noise(1)),
-        "benign/left: a folder inside a class folder. Move its images one level up.",
-    ),
-    "names that differ in case": (
+    "folder inside": (lambda root: save(root / "benign/left/a.png", noise(1)), "benign/left: a folder inside a class"),
+    "two cases": (
         lambda root: save(root / "benign/Benign (1).png", noise(1)),
-        "benign: Benign (1).png, benign (1).png differ in upper and lower case only.",
+        "Benign (1).png, benign (1).png differ in",
     ),
-    "the same name with .PNG": (
+    "two cases of png": (
         lambda root: noise(1).save(root / "benign/benign (1).PNG"),
-        "benign (1).png differ in upper and lower case only. Rename or remove one of them.",
+        "(1).png differ in upper and lower",
     ),
 }
 
@@ -318,16 +276,14 @@ BAD = {
 def test_bad_input_names_its_file(tmp_path, kind):
     spoil, message = BAD[kind]
     make(tmp_path)
-    if "case" in kind or "PNG" in kind:
+    if "cases" in kind:
         (tmp_path / "x").touch()
         if (tmp_path / "X").exists():
             pytest.skip("this file system does not tell upper from lower case")
     spoil(tmp_path)
     said = refused(tmp_path)
-    assert message in said
-    assert said.count("\n- ") == 1, said
-    text, status = catalogue.check(tmp_path)
-    assert (text, status) == (said, 1)
+    assert message in said and said.count("\n- ") == 1, said
+    assert catalogue.check(tmp_path) == (said, 1)
 
 
 def test_no_images_at_all(tmp_path):
@@ -447,20 +403,11 @@ def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch):
 def test_the_facts_tables():
     images, masks = catalogue.facts(), catalogue.facts("masks")
     assert images.label.value_counts().to_dict() == {"benign": 437, "malignant": 210, "normal": 133}
-    assert masks.image_id.map(images.set_index("image_id").label).value_counts().tolist() == [454, 211, 133]
-    assert images.image_id.is_unique and masks.mask_id.is_unique
-    assert set(masks.image_id) == set(images.image_id)
-    assert images.group.nunique() == 587
+    assert images.image_id.is_unique and masks.mask_id.is_unique and len(masks) == 798
+    assert set(masks.image_id) == set(images.image_id) and images.group.nunique() == 587
     assert images.objection.value_counts().to_dict() == {"": 684, "axilla": 70, "multiclass": 19, "needle": 7}
-    assert ((images.objection == "multiclass") == (images.cross_class == 1)).all()
-    alone = images[images.objection == ""].drop_duplicates("group")
-    assert alone.label.value_counts().to_dict() == {"benign": 296, "normal": 72, "malignant": 161}
-    shares = (images.annotation != "").groupby(images.label).mean()
-    assert (100 * shares).round(1).tolist() == [40.0, 24.8, 6.0]
     twins = images[images.pixel_sha256.duplicated(keep=False)]
     assert set(twins.image_id) == {"benign (433)", "malignant (145)"}
-    for column in (images.pixel_sha256, images.file_sha256, masks.pixel_sha256):
-        assert column.str.fullmatch("[0-9a-f]{64}").all()
 
 
 def test_differences_from_the_facts_are_named(monkeypatch, tmp_path):
@@ -504,24 +451,11 @@ def test_differences_from_the_facts_are_named(monkeypatch, tmp_path):
     assert changed.table.set_index("image_id")["flags"]["benign (41)"] == ("axilla", "marks", "objection")
 
 
-def test_what_is_called_busi_is_compared_with_busi(tmp_path):
+def test_a_name_makes_no_busi_of_a_folder(tmp_path):
     make(tmp_path)
     assert catalogue.read(tmp_path).warnings == ()
     scans = catalogue.read(tmp_path, name="busi")
-    warnings = scans.warnings
-    assert scans.kind == "folder", "a name makes no BUSI of it"
-    assert warnings[0].startswith("774 images of BUSI missing: benign (3), ")
-    assert warnings[1].startswith("6 images with other pixels than in BUSI")
-
-
-def test_facts_join_a_copy_with_another_name_and_encoding(tmp_path):
-    image = noise(1)
-    save(tmp_path / "benign/a.png", image)
-    information = PngImagePlugin.PngInfo()
-    information.add_text("Software", "another")
-    image.convert("RGB").save(tmp_path / "benign/b.png", pnginfo=information)
-    table = catalogue.read(tmp_path).table
-    assert table.pixel_sha256.nunique() == 1 and table.group.nunique() == 1
+    assert scans.kind == "folder" and scans.warnings[0].startswith("774 images of BUSI missing: benign (3), ")
 
 
 # ---- the real BUSI

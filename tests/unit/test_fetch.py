@@ -31,20 +31,13 @@ FILES = {
     for number in range(1, 4)
     for kind in ("", "_mask")
 }
-
-
-def zipped(files):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
-GOOD = zipped(FILES)
-REAL_DIFFERENCES = fetch.differences
+ZIP = io.BytesIO()
+with zipfile.ZipFile(ZIP, "w") as archive:
+    for file, data in FILES.items():
+        archive.writestr(file, data)
+GOOD = ZIP.getvalue()
 SHA256 = hashlib.sha256(GOOD).hexdigest()
-PART = f"busi/{SHA256[:16]}.part"
+REAL_DIFFERENCES = fetch.differences
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,56 +45,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers.get("Range")))
-        getattr(self, self.path.strip("/").split(".")[0])()
+        what = self.path.strip("/").split(".")[0]
+        if what == "good" and self.headers.get("Range"):
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            return self.answer(GOOD[start:], 206 if start < len(GOOD) else 416)
+        half, page = GOOD[: len(GOOD) // 2], b"\n<!DOCTYPE html><html>Please sign in</html>"
+        content = {"truncated": half, "stalled": half, "wrong": GOOD[:-1] + b"!", "page": page}.get(what, GOOD)
+        if what == "moved":
+            return self.answer(b"over there", 302, Location="/good.zip")
+        self.answer(content, 404 if what == "missing" else 200, len(content if what in ("wrong", "page") else GOOD))
+        self.close_connection = True
+        if what == "stalled":
+            self.wfile.flush()
+            self.server.over.wait(60)
 
     def answer(self, content, status=200, length=None, **headers):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content) if length is None else length))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+        for name, value in ({"Content-Length": str(length or len(content))} | headers).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
-
-    def good(self):
-        asked = self.headers.get("Range")
-        if not asked:
-            return self.answer(GOOD)
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(GOOD):
-            return self.answer(b"", 416, Content_Range=f"bytes */{len(GOOD)}")
-        self.answer(GOOD[start:], 206, Content_Range=f"bytes {start}-{len(GOOD) - 1}/{len(GOOD)}")
-
-    def norange(self):
-        self.answer(GOOD)
-
-    def unsized(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(GOOD)
-
-    def moved(self):
-        self.answer(b"over there", 302, Location="/good.zip")
-
-    def truncated(self):
-        self.answer(GOOD[: len(GOOD) // 2], length=len(GOOD))
-        self.close_connection = True
-
-    def wrong(self):
-        self.answer(GOOD[:-1] + b"!")
-
-    def missing(self):
-        self.answer(b"<html>not here</html>", 404)
-
-    def page(self):
-        self.answer(b"\n<!DOCTYPE html><html>Please sign in</html>", Content_Type="text/html")
-
-    def stalled(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(GOOD)))
-        self.end_headers()
-        self.wfile.write(GOOD[: len(GOOD) // 2])
-        self.wfile.flush()
-        self.server.over.wait(60)
 
     def log_message(self, *_):
         pass
@@ -113,10 +76,12 @@ def server():
     server.over, server.asked, server.handle_error = threading.Event(), [], lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.address = f"http://127.0.0.1:{server.server_port}"
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +91,6 @@ def elsewhere(request, tmp_path, monkeypatch):
         return  # reading the real data set takes long: the common cache is welcome
     monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("BUSILIB_PROGRESS", "0")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
@@ -150,13 +114,16 @@ def get(server, target):
     return call
 
 
+@pytest.fixture
+def part(tmp_path):
+    """What has come of a download that was interrupted."""
+    path = tmp_path / "cache" / "downloads" / "busi" / f"{SHA256[:16]}.part"
+    path.parent.mkdir(parents=True)
+    return path
+
+
 def kaggle(monkeypatch, download):
     monkeypatch.setitem(sys.modules, "kagglehub", types.SimpleNamespace(dataset_download=download))
-
-
-def left_in_cache():
-    downloads = fetch.cache_dir("downloads")
-    return sorted(path.relative_to(downloads).as_posix() for path in downloads.rglob("*.*") if path.suffix != ".lock")
 
 
 def content(folder):
@@ -165,41 +132,20 @@ def content(folder):
     }
 
 
-# A download that works
-
-
-def test_good_archive_is_unpacked_and_explained(get, target, capsys):
+def test_good_archive_is_unpacked_explained_and_not_fetched_again(get, server, target, tmp_path, capsys):
     folder = get("good", source="official")
     assert folder == target / "Dataset_BUSI_with_GT"
     assert content(folder) == FILES
     assert [path.name for path in target.iterdir()] == [folder.name]
-    assert left_in_cache() == []
+    assert not list((tmp_path / "cache").rglob("*.zip")) + list((tmp_path / "cache").rglob("*.png"))
     said = capsys.readouterr().out
-    for word in ("scholar.cu.edu.eg", "200 MB", "licence", "CC0, CC BY 4.0, unstated", "10.1016/j.dib.2019.104863"):
+    for word in ("scholar.cu.edu.eg", "200 MB", "licence", "10.1016/j.dib.2019.104863", "BUSI is ready"):
         assert word in said
-    assert "BUSI is ready" in said
-
-
-@pytest.mark.parametrize("what", ["norange", "unsized", "moved"])
-def test_unusual_but_honest_servers(get, what):
-    assert content(get(what)) == FILES
-
-
-def test_second_call_downloads_nothing(get, server, capsys):
-    folder = get("good")
-    assert get("missing") == folder
-    assert server.asked == []
+    assert get("missing") == get("missing", target=folder) == folder and server.asked == []
     assert "already here and is used as it is" in capsys.readouterr().out
 
 
-def test_target_may_be_the_data_set_folder_itself(get, target):
-    assert get("good", target=target / fetch.FOLDER) == target / fetch.FOLDER
-
-
-# Where it is looked for
-
-
-def test_places_and_find(tmp_path, monkeypatch, get):
+def test_where_it_is_looked_for(tmp_path, monkeypatch, get):
     cache = tmp_path / "cache" / "busi"
     monkeypatch.setattr(fetch, "__file__", str(tmp_path / "site-packages/busilib/data/fetch.py"))
     assert fetch.places() == [cache] and fetch.find() is None
@@ -213,69 +159,46 @@ def test_places_and_find(tmp_path, monkeypatch, get):
     assert fetch.find() == folder == get("missing", target=None)
 
 
-def test_folder_of_the_user_is_not_touched(get, target, server):
-    own = target / fetch.FOLDER / "benign"
-    own.mkdir(parents=True)
-    (own / "benign (1).png").write_bytes(b"whatever")
-    before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    assert get("good") == target / fetch.FOLDER
-    assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
-    assert server.asked == []
-
-
-def test_empty_folder_is_filled_and_a_strange_one_refused(get, target, server):
+def test_a_strange_folder_is_refused(get, target, server):
     (target / fetch.FOLDER).mkdir()
     (target / fetch.FOLDER / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match="exists but holds no images. Move it away"):
         get("good")
     assert server.asked == []
-    (target / fetch.FOLDER / "notes.txt").unlink()
-    assert content(get("good")) == FILES
 
-
-# A download that fails
 
 REASONS = {
     "truncated": "the connection ended before the file did",
-    "wrong": "the server sent something else in place of the archive",
-    "missing": "the server answered 404 Not Found",
-    "page": "the server sent something else in place of the archive: it is a web page",
     "stalled": "the server stalled: nothing came for 0.3 seconds",
+    "wrong": "this is not the archive",
+    "page": "it is a web page",
+    "missing": "404 Client Error: Not Found",
 }
 
 
 @pytest.mark.parametrize("what", REASONS)
-def test_failure_names_the_reason_and_the_ways_on(get, target, what):
+def test_failure_names_the_reason_and_the_ways_on(get, target, server, part, what):
     with pytest.raises(DataError) as caught:
         get(what, timeout=0.3)
-    message = str(caught.value)
-    assert REASONS[what] in message
-    assert f"/{what}.zip" in message
-    assert "kagglehub is not installed" in message
-    for way in (fetch.PAGE, fetch.KAGGLE_PAGE, str(target), 'DATASET="/path/to/', 'DATASET="phantom"'):
-        assert way in message
+    ways = (fetch.PAGE, fetch.KAGGLE_PAGE, str(target), 'DATASET="/path/to/', 'DATASET="phantom"')
+    for words in (REASONS[what], f"/{what}.zip", "kagglehub is not installed", *ways):
+        assert words in str(caught.value)
     assert list(target.iterdir()) == []
-    part = fetch.cache_dir("downloads") / PART
-    size = part.stat().st_size if part.exists() else 0
-    assert (size > 0) == (what in ("truncated", "stalled")), "only where the next call can go on from it"
+    have = part.stat().st_size if part.exists() else 0
+    assert (have > 0) == (what in ("truncated", "stalled")), "what came is only used where it is the archive's"
+    assert content(get("good")) == FILES
+    assert server.asked == [("/good.zip", f"bytes={have}-" if have else None)]
 
 
-def test_no_network(get, target):
+def test_no_network_no_tls_no_such_source(get, server, target):
     with pytest.raises(DataError, match="no connection: there is no network") as caught:
         get(url="http://127.0.0.1:9/Dataset_BUSI.zip", source="official")
     assert "kagglehub" not in str(caught.value)
-    assert list(target.iterdir()) == []
-
-
-def test_broken_tls(get, server, target):
     with pytest.raises(DataError, match="no secure connection.*never switched off"):
         get(url=server.address.replace("http:", "https:") + "/good.zip")
-    assert list(target.iterdir()) == []
-
-
-def test_unknown_source():
     with pytest.raises(DataError, match='no source "mirror": choose one of auto, official, kaggle'):
-        fetch.get(source="mirror")
+        get(source="mirror")
+    assert list(target.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [DataError("benign (2).png is damaged"), KeyboardInterrupt()])
@@ -292,54 +215,28 @@ def test_unusable_contents_leave_nothing(get, server, target, monkeypatch, error
     assert server.asked == []
 
 
-def test_target_that_cannot_be_written(get, target):
-    (target / "file").touch()
-    with pytest.raises(DataError, match="file"):
-        get("good", target=target / "file")
-
-
-# Going on with an interrupted download
-
-
-@pytest.mark.parametrize("what", ["truncated", "stalled"])
-def test_interrupted_download_is_continued(get, server, what):
-    with pytest.raises(DataError):
-        get(what, timeout=0.3)
-    have = (fetch.cache_dir("downloads") / PART).stat().st_size
-    assert content(get("good")) == FILES
-    assert 0 < have < len(GOOD)
-    assert server.asked == [("/good.zip", f"bytes={have}-")]
-    assert left_in_cache() == []
-
-
 @pytest.mark.parametrize(
-    "left, what, requests",
+    ("left", "what"),
     [
-        (GOOD[:3000], "good", 1),  # goes on
-        (GOOD[:3000], "norange", 1),  # the server starts over
-        (GOOD[:3000], "moved", 2),  # goes on after a redirect
-        (b"something else", "good", 2),  # the result is wrong: one fresh download
-        (GOOD, "good", 1),  # was complete, but not yet renamed: the server has nothing more (416)
-        (GOOD + b"more", "good", 2),  # too long
-        (b"", "good", 1),
+        (GOOD[:3000], "good"),  # goes on
+        (GOOD[:3000], "norange"),  # the server starts over
+        (GOOD[:3000], "moved"),  # goes on after a redirect
+        (GOOD, "good"),  # was complete, but not yet renamed: the server has nothing more (416)
     ],
 )
-def test_left_overs(get, server, left, what, requests):
-    downloads = fetch.cache_dir("downloads", "busi")
-    (downloads.parent / PART).write_bytes(left)
-    (downloads / "unpacked" / "benign").mkdir(parents=True)
-    (downloads / "unpacked" / "benign" / "benign (99).png").write_bytes(b"half")
+def test_left_overs_are_used(get, part, left, what):
+    part.write_bytes(left)
+    (part.parent / "unpacked" / "benign").mkdir(parents=True)
+    (part.parent / "unpacked" / "benign" / "benign (99).png").write_bytes(b"half")
     assert content(get(what)) == FILES
-    assert len(server.asked) == requests
-    assert left_in_cache() == []
 
 
-def test_left_over_does_not_hide_a_wrong_server(get):
-    part = fetch.cache_dir("downloads", "busi").parent / PART
-    part.write_bytes(GOOD[:3000])
-    with pytest.raises(DataError, match="it is a web page"):
-        get("page")
-    assert not part.exists() or not part.stat().st_size
+@pytest.mark.parametrize("left", [b"something else", GOOD + b"more"])
+def test_left_overs_of_something_else_are_deleted(get, part, left):
+    part.write_bytes(left)
+    with pytest.raises(DataError, match="this is not the archive, and it is deleted; try once more"):
+        get("good")
+    assert content(get("good")) == FILES
 
 
 def test_two_at_once_download_once(target, server):
@@ -355,52 +252,25 @@ def test_two_at_once_download_once(target, server):
     assert server.asked == [("/good.zip", None)]
 
 
-# Kaggle
-
-
-def kaggle_copy(tmp_path):
-    """Return a folder as kagglehub leaves it."""
-    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
-        archive.extractall(tmp_path / "kagglehub" / "versions" / "1")
-    return tmp_path / "kagglehub" / "versions" / "1"
-
-
-def test_kaggle_after_the_official_archive(get, tmp_path, monkeypatch, capsys):
-    asked = []
-    kaggle(monkeypatch, lambda handle: asked.append(handle) or str(kaggle_copy(tmp_path)))
-    assert content(get("missing")) == FILES
-    assert asked == ["aryashah2k/breast-ultrasound-images-dataset"]
-    assert "404 Not Found" in capsys.readouterr().out
-    assert len(list((tmp_path / "kagglehub").rglob("*.png"))) == len(FILES)  # kagglehub's own copy stays
-
-
-def test_kaggle_only_or_not_at_all(get, server, tmp_path, monkeypatch, target):
-    kaggle(monkeypatch, lambda handle: str(kaggle_copy(tmp_path)))
-    assert content(get("good", source="kaggle")) == FILES
-    assert server.asked == []
-    kaggle(monkeypatch, lambda handle: pytest.fail("asked"))
-    get("good", target=target / "other")
-
-
-def test_kaggle_with_other_images_is_refused(get, target, tmp_path, monkeypatch):
-    kaggle(monkeypatch, lambda handle: str(kaggle_copy(tmp_path)))
-    monkeypatch.setattr(fetch, "differences", lambda folder: ["benign (1) has other pixels", "b", "c", "d"])
-    with pytest.raises(DataError, match=r"not BUSI as its facts table knows it: benign \(1\) has other pixels b c d"):
-        get("good", source="kaggle")
-    assert list(target.iterdir()) == []
-
-
-def test_kaggle_that_fails_is_one_more_reason(get, target, monkeypatch):
-    def fail(handle):
-        raise ValueError("403 from Kaggle")
-
-    kaggle(monkeypatch, fail)
-    with pytest.raises(DataError, match="(?s)404 Not Found.*kagglehub failed with ValueError: 403 from Kaggle"):
+def test_kaggle_comes_after_the_official_archive(get, server, target, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "kagglehub" / "versions" / "1"
+    with zipfile.ZipFile(ZIP) as archive:
+        archive.extractall(copy)
+    kaggle(monkeypatch, lambda handle: str(copy))
+    monkeypatch.setattr(fetch, "differences", lambda folder: ["1 image has other pixels.", "2 masks missing."])
+    with pytest.raises(DataError, match=r"not BUSI as its facts table knows it: 1 image has other pixels\. 2 masks"):
         get("missing")
     assert list(target.iterdir()) == []
-
-
-# The real facts table
+    monkeypatch.setattr(fetch, "differences", lambda folder: [])
+    assert content(get("missing")) == FILES
+    assert "Not Found" in capsys.readouterr().out
+    assert content(get("good", source="kaggle", target=target / "only")) == FILES
+    assert server.asked == []
+    kaggle(monkeypatch, lambda handle: 1 / 0)
+    get("good", target=target / "official")
+    with pytest.raises(DataError, match="(?s)Not Found.*kagglehub failed with ZeroDivisionError"):
+        get("missing", target=target / "none")
+    assert len(list(copy.rglob("*.png"))) == len(FILES), "kagglehub's own copy stays"
 
 
 def test_other_images_are_refused_by_the_real_facts_table(get, target, monkeypatch):
@@ -408,13 +278,6 @@ def test_other_images_are_refused_by_the_real_facts_table(get, target, monkeypat
     with pytest.raises(DataError, match="most of its images have other pixels than BUSI's"):
         get("good")
     assert list(target.iterdir()) == []
-
-
-def test_warnings_of_the_catalogue_count(monkeypatch):
-    warnings = ("1 image of BUSI missing: benign (1).",)
-    scans = types.SimpleNamespace(kind="busi", warnings=warnings)
-    monkeypatch.setattr("busilib.data.catalogue.read", lambda folder: scans)
-    assert REAL_DIFFERENCES("anywhere") == list(warnings)
 
 
 def test_real_busi_has_no_differences(busi_dir):
