@@ -76,6 +76,7 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
     with tempfile.TemporaryDirectory(prefix="busi-grade-") as place, ThreadPoolExecutor(jobs) as pool:
         os.chmod(place, 0o711)  # a box that runs as another user must reach its own folder
         for number in {one.exercise for one in grades if one.notebook}:
+            exercises.release(sources[number])  # says in words what is wrong with a source
             autograde.make_course(sources[number], Path(place) / number)
         waiting = [
             pool.submit(_autograde, one, sources[one.exercise], Path(place), tool, 61000 + number, limits)

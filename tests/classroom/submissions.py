@@ -52,10 +52,6 @@ def right(notebook):
     """Everything right."""
 
 
-def one_wrong(notebook):
-    cell(notebook, "05-missed").source = "def missed(matrix):\n    return matrix[:, 1].sum() - matrix[1, 1]"
-
-
 def wrong_on_hidden(notebook):
     """Right on the numbers that can be seen only."""
     cell(notebook, "05-averages").source = (
@@ -184,20 +180,7 @@ def script_in_output(notebook):
     add(notebook, "from IPython.display import HTML\nHTML('<script>alert(1)</script>')")
 
 
-HONEST = (right, one_wrong, wrong_on_hidden, unanswered)
+HONEST = (right, wrong_on_hidden, unanswered)
 BROKEN = (empty, renamed_kernel, deleted_answer, eased_test, lost_metadata)
-HOSTILE = (
-    endless,
-    endless_answer,
-    many_processes,
-    flood,
-    one_huge_output,
-    much_memory,
-    much_disk,
-    ends_the_kernel,
-    writes_outside,
-    calls_out,
-    spy,
-    skips_tests,
-    script_in_output,
-)
+HOSTILE = (endless, endless_answer, many_processes, flood, one_huge_output, much_memory, much_disk)
+HOSTILE += (ends_the_kernel, writes_outside, calls_out, spy, skips_tests, script_in_output)
