@@ -312,6 +312,11 @@ def files(folder, name):
     return sorted([*Path(folder).glob(f"[!.]*/{name}"), *Path(folder).glob(f"[!.]*/runs/[!.]*/{name}")])
 
 
+def model_files(folder):
+    """Return the saved models of all run folders of a folder of runs, or of a sweep, sorted."""
+    return sorted(file for name in ("head.keras", "model.keras", "model.joblib") for file in files(folder, name))
+
+
 def row(folder):
     """Return the row of `collect` for one run folder, as a dict."""
     run = Run(Path(folder))

@@ -101,18 +101,25 @@ def test_a_frozen_base_is_stored_once_and_a_copied_folder_opens_elsewhere(phanto
         moved.model()
 
 
-def test_an_embedded_base_is_not_stored_but_named(phantoms, split, tmp_path):
-    weights = models.find_weights("phantom", "ResNet50")
-    run = runs.find_or_train(small(backbone="ResNet50", epochs=1), phantoms, split, weights=weights, runs=tmp_path)
-    assert run.info["base"]["named"] and not (tmp_path / "bases").exists()
-    assert sum(file.stat().st_size for file in run.folder.iterdir()) < 1e6
-    probabilities = run.model().predict(images.load(split.table["path"][:4], 32), verbose=0)
-    np.testing.assert_allclose(probabilities, run.predictions[runs.PROBABILITIES][:4], atol=1e-4)
-    info = json.loads((run.folder / "run.json").read_text())
+@pytest.fixture(scope="module")
+def embedded(phantoms, split, tmp_path_factory):
+    """A run on the embedded ResNet50."""
+    recipe = small(backbone="ResNet50", preprocessing="own", epochs=1)
+    weights, home = models.find_weights("phantom", "ResNet50"), tmp_path_factory.mktemp("embedded")
+    return runs.find_or_train(recipe, phantoms, split, weights=weights, runs=home)
+
+
+def test_an_embedded_base_is_not_stored_but_named(embedded, split, tmp_path):
+    assert embedded.info["base"]["named"] and not (embedded.folder.parent / "bases").exists()
+    assert sum(file.stat().st_size for file in embedded.folder.iterdir()) < 1e6
+    probabilities = embedded.model().predict(images.load(split.table["path"][:4], 32), verbose=0)
+    np.testing.assert_allclose(probabilities, embedded.predictions[runs.PROBABILITIES][:4], atol=1e-4)
+    shutil.copytree(embedded.folder, tmp_path / "copy")
+    info = json.loads((tmp_path / "copy" / "run.json").read_text())
     info["base"]["sha256"] = "0" * 64
-    (run.folder / "run.json").write_text(json.dumps(info))
+    (tmp_path / "copy" / "run.json").write_text(json.dumps(info))
     with pytest.raises(RunError, match="The phantom weights here are not those that"):
-        runs.open_run(run.folder).model()
+        runs.open_run(tmp_path / "copy").model()
 
 
 def test_scores_come_from_the_predictions(run):
@@ -210,19 +217,15 @@ def test_the_second_phase_goes_on_from_the_first_and_says_so(phantoms, split, ho
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
-def test_the_second_phase_has_the_preprocessing_of_the_first(phantoms, split, tmp_path):
+def test_the_second_phase_has_the_weights_and_the_preprocessing_of_the_first(embedded, phantoms, split, tmp_path):
     """Phantoms' weights want X/255; with "own" and random weights the same recipe would feed other numbers."""
-    recipe = small(backbone="ResNet50", preprocessing="own", epochs=1)
-    weights = models.find_weights("phantom", "ResNet50")
-    first = runs.find_or_train(recipe, phantoms, split, weights=weights, runs=tmp_path)
     again = small("A-tuned", backbone="ResNet50", preprocessing="own", epochs=1, unfreeze="none")
     with pytest.raises(RunError, match="began with other weights .* Leave weights out"):
-        runs.find_or_train(again, phantoms, split, weights=WEIGHTS, start=first, runs=tmp_path)
-    second = runs.find_or_train(again, phantoms, split, start=first, runs=tmp_path)
-    assert second.info["weights"]["kind"] == "phantom" and second.info["base"] == first.info["base"]
+        runs.find_or_train(again, phantoms, split, weights=WEIGHTS, start=embedded, runs=tmp_path)
+    second = runs.find_or_train(again, phantoms, split, start=embedded, runs=tmp_path)
+    assert second.info["weights"]["kind"] == "phantom" and second.info["base"] == embedded.info["base"]
     pixels = images.load(split.table["path"][:4], 32)
-    prepared = [one.model().get_layer("preprocessing").predict(pixels, verbose=0) for one in (first, second)]
-    assert (prepared[0] == prepared[1]).all() and prepared[0].max() <= 1
+    assert second.model().get_layer("preprocessing").predict(pixels, verbose=0).max() <= 1
 
 
 def test_the_same_seed_gives_the_same(phantoms, split, tiny_run, tmp_path):
