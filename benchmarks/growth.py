@@ -109,7 +109,7 @@ def blend(small, rng):
     return ((small.astype(np.uint16) + partner) // 2).astype(np.uint8)
 
 
-def cache_images(n):
+def load_images(n):
     _, paths = scans(n)
     return lambda: images.load(paths, 128)
 
@@ -139,7 +139,7 @@ def score(n):
 STEPS = {
     "catalogue without the duplicate search": read_catalogue,
     "duplicate search": search,
-    "image cache, 128 px": cache_images,
+    "images as arrays, 128 px": load_images,
     "augmentation, 128 px": augment,
     "scores with intervals": score,
 }

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -159,12 +160,8 @@ def _phantoms(root, table):
 
 def _links(values):
     """Return the links (i, j) that chain the rows with equal values; empty values are not linked."""
-    last, links = {}, []
-    for i, value in enumerate(values):
-        if value and value in last:
-            links.append((last[value], i))
-        last[value] = i
-    return links
+    rows = pd.Series(range(len(values))).groupby(list(values)).indices
+    return [link for value, same in rows.items() if value for link in pairwise(same.tolist())]
 
 
 def _flags(table, expected, truth, colour):

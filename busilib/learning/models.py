@@ -119,7 +119,8 @@ def _sha256(path):
 def backbone(name, size, weights, seed=0):
     """Return a network of keras.applications without its top, for (N, size, size, 3) inputs, named "base".
 
-    Without a file of weights it is as drawn from ``seed``. Raises ValueError when ``size`` is too small for it, WeightsError when the file does not fit.
+    Without a file of weights it is as drawn from ``seed``. Raises ValueError when ``size`` is too small for it,
+    WeightsError when the file does not fit.
     """
     if size < BACKBONES[name].smallest:
         raise ValueError(f"{name} needs images of at least {BACKBONES[name].smallest} pixels a side, not {size}")
