@@ -154,7 +154,7 @@ def confusion(matrices, classes):
 
 def scores(table, title="", baseline=None, baseline_name="majority class"):
     """Scores with their intervals as points with bars. ``table``: index names; columns score, low, high."""
-    figure, (ax,) = _axes(6.4, 0.5 * len(table) + 1.2)
+    figure, (ax,) = _axes(7.4, 0.5 * len(table) + 1.2)
     _dots(ax, {"": table})
     words = _words(table)
     if baseline is not None:
@@ -372,7 +372,7 @@ def worth(tables, label="points of accuracy"):
 
     ``tables``: dict title → table with the leak's words as index and the columns mean, low, high (points).
     """
-    figure, (ax,) = _axes(8.2, 0.55 * max(map(len, tables.values())) + 1.4)
+    figure, (ax,) = _axes(9.6, 0.55 * max(map(len, tables.values())) + 1.4)
     _dots(ax, tables, "mean")
     _line(ax)
     ax.set_xlabel(f"worth in {label}, mean and 95 % interval over splits")

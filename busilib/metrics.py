@@ -91,7 +91,7 @@ def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
     """
     rng = np.random.default_rng(seed)
     drawn = [rng.multinomial(sum(row), np.divide(row, max(sum(row), 1)), size=draws) for row in matrix]
-    return tuple(_percentiles([score(m) for m in np.stack(drawn, axis=1)], level).tolist())
+    return _percentiles([score(m) for m in np.stack(drawn, axis=1)], level)
 
 
 def probability_scores(truth, probabilities):
@@ -129,8 +129,8 @@ def with_intervals(truth, probabilities, groups, draws=500, level=0.95, seed=0):
         return [scores[name] for name in scored]
 
     drawn = _draw(score, groups, (truth, probabilities), draws, seed)
-    intervals = pd.DataFrame(_percentiles(drawn, level).T, scored, ["low", "high"])
-    return pd.DataFrame({"value": values}).join(intervals).assign(draws=len(drawn))
+    low, high = (pd.Series(ends, scored) for ends in _percentiles(drawn, level))
+    return pd.DataFrame({"value": values, "low": low, "high": high}, values.index).assign(draws=len(drawn))
 
 
 def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
@@ -143,7 +143,7 @@ def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
     is missing from it) must give NaN, and is left out. Source: Davison & Hinkley, Bootstrap Methods (1997), 3.8.
     Raises ValueError when the lengths differ, or when fewer than half of the draws have a score.
     """
-    return tuple(_percentiles(_draw(score, groups, arrays, draws, seed), level).tolist())
+    return _percentiles(_draw(score, groups, arrays, draws, seed), level)
 
 
 def mean_interval(values, level=0.95):
@@ -264,7 +264,8 @@ def _draw(score, groups, arrays, draws, seed):
 
 
 def _percentiles(values, level):
-    return np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    """Return (low, high), of several scores a list each."""
+    return tuple(np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], axis=0).tolist())
 
 
 def _macro_f1(matrix):

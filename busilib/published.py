@@ -132,8 +132,7 @@ def _weighted(matrix, rows):
 
 def _prints(k, n, units, scale, how):
     """Return whether k/n is printed as units/scale, in whole numbers: nothing is rounded on the way."""
-    if how == "truncate":
-        return units * n <= k * scale < (units + 1) * n
-    if how == "round":
-        return 2 * abs(k * scale - units * n) <= n
-    raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")
+    if how not in ("round", "truncate"):
+        raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")
+    left_over = k * scale - units * n
+    return 0 <= left_over < n if how == "truncate" else 2 * abs(left_over) <= n
