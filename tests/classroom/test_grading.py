@@ -28,7 +28,6 @@ CLASS = {
     made.wrong_on_hidden: (8, ""),
     made.endless_answer: (9, "05-missed-check was stopped: it took more than 15 seconds"),
     made.ends_the_kernel: (10, "a cell was stopped: the kernel died"),
-    made.flood: (10, "far too much output"),
     made.deleted_answer: (8, "metadata is lost (tests are put back): 05-scores"),
     made.lost_metadata: (10, "metadata is lost (tests are put back): 05-setup, 05-missed, 05-missed-check"),
     made.eased_test: (9, "05-missed-check is locked and was changed: put back"),
@@ -109,6 +108,7 @@ def test_more_hostile_ones_cost_only_their_own_cell(tmp_path):
         made.much_disk: "wrote more than 50 MB",
         made.one_huge_output: "stopped",
         made.endless: "took more than 15 seconds",
+        made.flood: "far too much output",
         made.many_processes: "",
         made.script_in_output: "",
     }
