@@ -105,8 +105,10 @@ def killed(folder, options):
 def collect(folder, options):
     summary = metrics.summary([[50, 16, 0], [4, 27, 0], [0, 0, 20]])
     info = {
-        "recipe": recipes.get("A-frozen", "full", "clean").as_dict(), "declared": [], "backend": "tensorflow",
-        "dataset": {"name": "busi"}, "split": {"name": "clean, fold 1 of 5", "files": {"train": 373}},
+        "recipe": recipes.get("A-frozen", "full", "clean").as_dict(), "backend": "tensorflow",
+        "dataset": {"name": "busi", "kind": "busi", "sha256": "0"},
+        "split": {"name": "clean, fold 1 of 5", "protocol": "clean", "variant": "", "fold": 0, "sha256": "0",
+                  "files": {"train": 373, "test": 137}, "declared": []},
         "scores": dict.fromkeys(("test", "train", "validation"), summary), "weights": {"kind": "none"},
         "device": "CPU", "seconds": 60.0, "date": "2026-11-24",
     }  # fmt: skip

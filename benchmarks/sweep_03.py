@@ -9,7 +9,9 @@ Phase 2 runs with a frozen base (UNFREEZE: none) and is left out of the table. H
 import json
 import sys
 
-from busilib import runs, stored
+from store import write_table
+
+from busilib import runs
 
 GRID = """lessons: ["03"]
 parameters:
@@ -23,7 +25,8 @@ seeds: [0, 1, 2, 3, 4, 5]
 minutes: 60
 """
 COLUMNS = [
-    *("protocol", "preprocessing", "seed", "fold", "train", "test_n", "validation_is_test", "validation_accuracy"),
+    *("dataset_sha256", "split_sha256", "protocol", "preprocessing", "seed", "fold", "train", "test"),
+    *("validation_is_test", "validation_accuracy"),
     *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_macro_f1", "test_majority", "seconds"),
 ]
 
@@ -44,7 +47,7 @@ def main(folder):
         "means": json.loads(means.to_json(orient="records")),
     }
     print(means.to_string(index=False))
-    print(stored.write_table("sweep-03", frozen[COLUMNS].round(4), about))
+    print(write_table("sweep-03", frozen[COLUMNS].round(4), about))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def test_grad_cam_is_the_class_activation_map_after_global_average_pooling(tiny,
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed: it is an extra")
 def test_grad_cam_on_jax():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "class_activation_map and stage"]
+    chosen = ["-k", "class_activation_map and stage"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, *chosen]
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
