@@ -6,6 +6,7 @@ scans.counts()   # images, masks and files of each class
 """
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -107,8 +108,9 @@ def read(folder, name=None):
 
 def _table(files):
     """Turn the table of files into one row per image; return it and the warnings about its masks and classes."""
-    scans, masks = files[~files.is_mask], files[files.is_mask].groupby(["label", "scan"], sort=False)
-    masks = {scan: list(rows.itertuples()) for scan, rows in masks}
+    scans, masks = files[~files.is_mask], defaultdict(list)
+    for mask in files[files.is_mask].itertuples():
+        masks[mask.label, mask.scan].append(mask)
     missing = [label for label in CLASSES if label not in set(scans.label)]
     warnings = [f"There are no images of the class {' or '.join(missing)}."] if missing else []
     prefix = scans.scan.str.casefold().duplicated().any()
@@ -116,7 +118,7 @@ def _table(files):
         warnings.append("Images of different classes share their names: image_id has the class in front.")
     rows, lesion = [], []
     for scan in scans.itertuples():
-        of_scan = masks.get((scan.label, scan.scan), [])
+        of_scan = masks[scan.label, scan.scan]
         image_id = f"{scan.label} {scan.scan}" if prefix else scan.scan
         paths = tuple(Path(mask.path) for mask in of_scan)
         ids = tuple(image_id + path.stem[len(scan.scan) :] for path in paths)

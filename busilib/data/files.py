@@ -168,8 +168,8 @@ def _decode(path, is_mask):
         return f"more than 8 bits per pixel (mode {image.mode}), which would be clipped. Save it with 8 bits."
     rgb = image.convert("RGB")
     grey = rgb.convert("L")
-    red, green, blue = rgb.split()
-    colour = any(ImageChops.difference(red, other).getbbox() is not None for other in (green, blue))
+    red, *others = [grey] if image.mode in ("1", "L", "LA") else rgb.split()
+    colour = any(ImageChops.difference(red, other).getbbox() is not None for other in others)
     lesion = int(np.count_nonzero(np.asarray(grey))) if is_mask else 0
     small = None if is_mask else duplicates.small_copy(grey)
     return image.width, image.height, pixel_sha256(rgb), colour, lesion, small
