@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 64
-BLOCK = 128  # images at a time that are compared with all others: what bounds the memory
+BLOCK = 512  # images at a time that are compared with all others: what bounds the memory
 ROUNDING = 1e-5  # more than the products of float32 are off
 FLIPS = {"none": (1, 1), "horizontal": (1, -1), "vertical": (-1, 1), "both": (-1, -1)}
 
@@ -73,7 +73,7 @@ def _coarse(small):
 
 
 def _proposals(bits, coarse, turned_bits, turned_coarse, levels):
-    """Yield arrays (i, j, least), at most BLOCK long: pairs i < j that are near-duplicates if they correlate by least.
+    """Yield arrays (i, j, least), at most 64 long: pairs i < j that are near-duplicates if they correlate by least.
 
     Two products of short vectors, BLOCK images against all that follow them, rule out nearly all pairs.
     """
@@ -84,7 +84,7 @@ def _proposals(bits, coarse, turned_bits, turned_coarse, levels):
         i, j = np.nonzero((equal >= alike) & (bound >= loosest))
         least = np.min([np.where(equal[i, j] >= 64 - 2 * apart, value, 2.0) for apart, value in levels], axis=0)
         likely = np.flatnonzero((bound[i, j] >= least - ROUNDING) & (i < j))
-        for k in np.split(likely, range(BLOCK, len(likely), BLOCK)):
+        for k in np.split(likely, range(64, len(likely), 64)):
             yield i[k] + start, j[k] + start, least[k]
 
 
