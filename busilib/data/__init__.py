@@ -30,8 +30,8 @@ def load(dataset="phantom", profile="quick", seed=0):
     return catalogue.read(folder, name="busi" if dataset == "busi" else None)
 
 
-def get(target=None, source="auto"):
+def get(target=None):
     """Return the folder of BUSI, fetched when it is not there yet: see `fetch.get`."""
     from busilib.data import fetch
 
-    return fetch.get(target, source=source)
+    return fetch.get(target)
