@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from busilib import recipes
-from busilib.data.natural import natural_key
 from busilib.errors import SplitError
 from busilib.recipes import CLASSES
 
@@ -53,10 +52,9 @@ class Split:
 
     def identity(self):
         """Return what run.json tells of the split: all but its rows, of which it has the hash and the counts."""
-        parts = self.table["split"].value_counts().sort_index()
         words = {key: getattr(self, key) for key in ("name", "paper", "protocol", "fold", "folds", "seed", "variant")}
-        counts = {part: int(n) for part, n in parts.items()}
-        overlaps = {"declared": list(self.declared), "overlaps": dict(self.overlaps)}
+        counts = self.table["split"].value_counts().sort_index().to_dict()
+        overlaps = {"declared": list(self.declared), "overlaps": self.overlaps}
         return words | {"sha256": self.sha256, "files": counts} | overlaps
 
     def part(self, name):
@@ -105,10 +103,10 @@ def paper_a(catalogue, seed=0, stratified=True):
     """
     from sklearn.model_selection import train_test_split
 
-    table = files(catalogue)
+    table = files(catalogue).assign(split="train")
     labels = table["label"] if stratified else None
     _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=labels)
-    table["split"] = np.where(table.index.isin(test), "test", "train")
+    table.loc[test, "split"] = "test"
     return check_split(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
 
 
@@ -118,14 +116,13 @@ def paper_b(catalogue, seed=0):
     Masks are files like any other, so BUSI gives 1138 / 283 / 157. "The first" is what Keras' validation_split
     takes from the sorted file names. How the test part was drawn is unsaid; here at random from ``seed``.
     """
-    table = files(catalogue, masks=True)
+    table = files(catalogue, masks=True).assign(split="train")
     # Keras sorts file names as text: "benign (1).png", "benign (1)_mask.png", "benign (10).png", "benign (2).png"
-    table = table.assign(name=table["file_id"] + ".png").sort_values(["label", "name"]).drop(columns="name")
+    table = table.sort_values("file_id", key=lambda names: names + ".png")
     rng = np.random.default_rng(seed)
-    table["split"] = "train"
-    for _, rows in table.groupby("label", sort=True):
+    for _, rows in table.groupby("label"):
         test = rng.choice(rows.index, size=int(0.1 * len(rows)), replace=False)
-        rest = rows.index[~rows.index.isin(test)]
+        rest = rows.index.drop(test)
         table.loc[test, "split"] = "test"
         table.loc[rest[: int(0.2 * len(rest))], "split"] = "validation"
     return check_split(Split("B", "paper", 0, 1, seed, table.reset_index(drop=True), declared=("image", "group")))
@@ -141,15 +138,11 @@ def clean(catalogue, fold=0, folds=5, seed=0):
 
     if not 0 <= fold < folds:
         raise ValueError(f"fold {fold} does not exist: with {folds} folds choose 0 to {folds - 1}")
-    table = files(without_objections(catalogue))
-
-    def draw(rows, number):
-        folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        return rows.index[list(folder.split(rows, rows["label"], rows["group"]))[number][1]]
-
-    table["split"] = "train"
-    table.loc[draw(table, fold), "split"] = "test"
-    table.loc[draw(table[table["split"] == "train"], fold), "split"] = "validation"
+    table = files(without_objections(catalogue)).assign(split="train")
+    for part in ("test", "validation"):
+        rest = table[table["split"] == "train"]
+        drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rest, rest["label"], rest["group"])
+        table.loc[rest.index[list(drawn)[fold][1]], "split"] = part
     return check_split(Split("", "clean", fold, folds, seed, table))
 
 
@@ -189,32 +182,26 @@ def check_split(split):
 
     One file in two parts is always refused, and so is an empty part.
     """
-    table, overlaps = split.table, {}
-    twice = table.loc[table["file_id"].duplicated(), "file_id"].tolist()
-    if twice:
-        raise SplitError(f"{split.name}: {len(twice)} files appear twice, the first is {twice[0]!r}")
+    table, overlaps, wrong = split.table, {}, []
+    twice = table.loc[table["file_id"].duplicated(), "file_id"]
+    wrong += [f"{len(twice)} files appear twice, the first is {twice.iloc[0]!r}."] if len(twice) else []
     unknown = sorted(set(table["split"]) - set(PARTS))
-    if unknown:
-        raise SplitError(f"{split.name}: unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}")
+    wrong += [f"Unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}."] if unknown else []
     for kind, column in (("image", "image_id"), ("group", "group")):
-        parts = table.groupby(column)["split"].nunique()
-        overlaps[kind] = int((parts > 1).sum())
+        rows = table[table.groupby(column)["split"].transform("nunique") > 1]
+        overlaps[kind] = rows[column].nunique()
         if overlaps[kind] and kind not in split.declared:
-            example = sorted(parts.index[parts > 1], key=natural_key)[0]
-            rows = table[table[column] == example]
-            raise SplitError(
-                f"{split.name}: {overlaps[kind]} {kind}s lie in two parts, for instance {example!r}: "
-                f"{', '.join(rows['file_id'] + ' in ' + rows['split'])}. Keep each on one side, or declare "
-                f"the overlap {kind!r} if the protocol is known to have it."
-            )
+            rows = rows[rows[column] == rows[column].iloc[0]]
+            example = ", ".join(rows["file_id"] + " in " + rows["split"])
+            hint = f"Keep each on one side, or declare the overlap {kind!r} if the protocol is known to have it."
+            wrong.append(f"{overlaps[kind]} {kind}s lie in two parts, for instance {example}. {hint}")
     counts = {part: int((table["split"] == part).sum()) for part in PARTS}
     if "validation = test" in split.declared:
-        if counts.pop("validation"):
-            raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
         overlaps["validation = test"] = counts["test"]
-    for part in [part for part, n in counts.items() if n == 0]:
-        raise SplitError(
-            f"{split.name}: the {part} part is empty. Validating on the test part must be declared "
-            "('validation = test'); otherwise give every part some files."
-        )
+        if counts.pop("validation"):
+            wrong.append("It declares 'validation = test' and has a validation part as well.")
+    hint = "Validating on the test part must be declared ('validation = test'); otherwise give every part some files."
+    wrong += [f"The {part} part is empty. {hint}" for part, n in counts.items() if n == 0]
+    if wrong:
+        raise SplitError(f"{split.name}: {' '.join(wrong)}")
     return replace(split, overlaps=overlaps)
