@@ -120,12 +120,9 @@ def _table(files):
     for name in columns:
         table[name] = [value if isinstance(value, tuple) else () for value in table[name]]
     has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", table.black.eq(True)
-    if has.any():
-        warnings += _sentence(table.image_id[~has], "without a mask")
-        warnings += _sentence(table.image_id[has & ~normal & black], "with a lesion, but a mask that is all black")
-        warnings += _sentence(table.image_id[has & normal & ~black], "called normal, but with a mask that is not black")
-    else:
-        warnings.append("There are no masks: lessons that need the lesion's outline leave it out.")
+    warnings += _sentence(table.image_id[~has], "without a mask")
+    warnings += _sentence(table.image_id[has & ~normal & black], "with a lesion, but a mask that is all black")
+    warnings += _sentence(table.image_id[has & normal & ~black], "called normal, but with a mask that is not black")
     return table[_COLUMNS], warnings
 
 
@@ -257,13 +254,7 @@ def check(folder, as_json=False):
     data = summary(catalogue)
     if as_json:
         return json.dumps(data, indent=2), 0
-    lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})"]
-    lines += [f"\n{pd.DataFrame(data[part]).T.to_string(float_format='%g')}\n" for part in ("counts", "pixels")]
-    lines.append(f"near-duplicates: {len(data['near_duplicates'])} pairs; in all {data['groups']} groups")
-    for title, items in (
-        ("contradictory labels", map(", ".join, data["contradictory"])),
-        ("warnings", data["warnings"]),
-    ):
-        items = [f"- {item}" for item in items]
-        lines += [f"{title}: {len(items) or 'none'}", *items]
-    return "\n".join(lines), 0
+    lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})", pd.DataFrame(data["counts"]).T.to_string()]
+    lines.append(f"groups: {data['groups']}; near-duplicate pairs: {len(data['near_duplicates'])}")
+    lines += [f"contradictory labels: {', '.join(names)}" for names in data["contradictory"]]
+    return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]]), 0

@@ -21,13 +21,9 @@ KAGGLE = "aryashah2k/breast-ultrasound-images-dataset"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE}"
 
 ABOUT = f"""\
-BUSI, the dataset of breast ultrasound images (Baheya Hospital, Cairo, 2018)
-  source    {ARCHIVE_URL}, else {KAGGLE_PAGE}
-  size      about 200 MB: 780 images and 798 masks
-  licence   no licence file ships with the archive, and its mirrors disagree (CC0, CC BY 4.0, unstated):
-            cite the paper, and do not pass the images on
-  citation  Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images.
-            Data in Brief 28 (2020) 104863. doi:10.1016/j.dib.2019.104863"""
+BUSI: 780 breast ultrasound images and 798 masks (Baheya Hospital, Cairo, 2018), about 200 MB, from {ARCHIVE_URL}.
+No licence file ships with it, and its mirrors disagree (CC0, CC BY 4.0, unstated): do not pass the images on; cite
+Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28 (2020), doi:10.1016/j.dib.2019.104863"""
 _NO_WAY = f"""\
 BUSI could not be downloaded:
 {{reasons}}

@@ -6,7 +6,6 @@ Layout: ``<folder>/{benign,malignant,normal}/*.png``; the masks of ``X.png`` are
 import hashlib
 import os
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +22,6 @@ from busilib.recipes import CLASSES
 
 _MASK = re.compile(r"(?<=.)_mask(_\d+)?$", re.IGNORECASE)
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
-_CACHE_VERSION = "3"  # raise it when what is read from a file changes
-_SETTLED_SECONDS = 2  # a file younger than this may change again without a change of its time stamp
 
 
 def pixel_sha256(image):
@@ -51,13 +48,13 @@ def find_folder(folder):
     if not set(CLASSES).isdisjoint(children):
         return folder
     inside = [child for child in children if any((folder / child / label).is_dir() for label in CLASSES)]
-    if len(inside) == 1:
-        return folder / inside[0]
-    if inside:
-        raise DataError(f"{folder} holds several data sets ({', '.join(inside)}). Give one of them.")
-    expected = f"expected {', '.join(CLASSES)} (at least one, in lower case), found"
-    what = ", ".join(children) or "no folder at all"
-    raise DataError(f"{folder} has no class folder: {expected} {what}. Rename the folders, or give another one.")
+    if len(inside) != 1:
+        what = f"{len(inside)} data sets" if inside else "no class folder"
+        raise DataError(
+            f"{folder} holds {what}: {', '.join(inside or children) or 'nothing at all'}. "
+            f"Give the one folder that holds {', '.join(CLASSES)} (at least one of them, in lower case)."
+        )
+    return folder / inside[0]
 
 
 def _visible(folder):
@@ -77,13 +74,17 @@ def read_files(root):
     """
     root = Path(root).resolve()
     files, problems = _list(root)
-    listing, settled = _fingerprint(files)
-    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}.pickle"
+    status = [os.stat(path) for path in files.path]
+    listing = [
+        (str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p, s in zip(files.path, status, strict=True)
+    ]
+    listing.append(duplicates.LEVELS)
+    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v3.pickle"  # v4: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
         stored_listing, *answer = pd.read_pickle(stored)
         if stored_listing == listing and not problems:
             return answer
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor() as pool:
         decoded = list(bar(pool.map(_decode, files.path), "reading images", len(files), "file"))
     problems |= {path: what for path, what in zip(files.path, decoded, strict=True) if isinstance(what, str)}
     if not problems:
@@ -93,17 +94,18 @@ def read_files(root):
         lines = [f"{path.relative_to(root).as_posix()}: {what}" for path, what in problems.items()]
         raise DataError("\n- ".join([f"{root} cannot be used.", first_ten(lines, "\n- ")]))
     pairs = duplicates.near_duplicates(files.pop("small")[~files.is_mask])
-    if settled:
-        with write_file(stored) as temporary:
-            pd.to_pickle((listing, files, pairs), temporary)
+    with write_file(stored) as temporary:
+        pd.to_pickle((listing, files, pairs), temporary)
     return files, pairs
 
 
 def _list(root):
     """Return the table of files (label, path, scan, is_mask) and the problems that names show (dict, by Path)."""
-    entries = _visible(root)
-    paths = [path for entry in entries if entry.is_dir() and entry.name in CLASSES for path in _visible(entry)]
-    problems = {path: what for path in [*entries, *paths] if (what := _wrong_name(path, root))}
+    folders = [entry for entry in _visible(root) if entry.is_dir()]
+    unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
+    what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
+    paths = [path for folder in folders if folder.name in CLASSES for path in _visible(folder)]
+    problems = dict.fromkeys(unknown, what) | {path: what for path in paths if (what := _wrong_name(path))}
     paths = [path for path in paths if path not in problems]
     if not paths and not problems:
         raise DataError(f"{root} holds no images at all. Put PNG files into {', '.join(CLASSES)}.")
@@ -113,23 +115,14 @@ def _list(root):
     scans, masks = files[~files.is_mask], files[files.is_mask]
     twice = scans.path[scans.assign(scan=scans.scan.str.casefold()).duplicated(["label", "scan"])]
     problems |= {path: "the name of another image but for upper and lower case. Rename it." for path in twice}
-    present = set(zip(scans.label, scans.scan, strict=True))
-    lost = [mask for mask in masks.itertuples() if (mask.label, mask.scan) not in present]
+    lost = masks[~(masks.label + masks.scan).isin(scans.label + scans.scan)].itertuples()
     problems |= {m.path: f"a mask without its image {m.scan}.png. Add the image or remove the mask." for m in lost}
     return files, problems
 
 
-def _wrong_name(path, root):
-    """Say what is wrong with something in ``root`` or in a class folder, by its name alone; "" when nothing is."""
-    image = path.suffix.lower() == ".png"
-    if path.parent == root and path.is_dir():
-        what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
-        return what if path.name not in CLASSES and _visible(path) else ""
-    if path.parent == root:
-        return "an image outside of the class folders. Move it into one of them." if image else ""
-    if path.is_dir():
-        return "a folder inside a class folder. Move its images one level up."
-    if not image:
+def _wrong_name(path):
+    """Say what is wrong with something in a class folder, by its name alone; "" when nothing is."""
+    if path.is_dir() or path.suffix.lower() != ".png":
         return "no PNG image. Move it away, or save it as PNG when it is a scan."
     if not _MASK.search(path.stem) and re.search(r"mask[\W_\d]*$", path.stem, re.IGNORECASE):
         return "neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …"
@@ -162,12 +155,3 @@ def _wrong_sizes(files):
     wrong = files[(files.width != files.scan_width) | (files.height != files.scan_height)]
     what = "{0.width}×{0.height} pixels, but its image has {0.scan_width}×{0.scan_height}. Replace it by its own mask."
     return {row.path: what.format(row) for row in wrong.itertuples()}
-
-
-def _fingerprint(files):
-    """Return a hash of the files' names, sizes and times, and whether they have been left alone for a while."""
-    status = [os.stat(path) for path in files.path]
-    lines = [f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for s in status]
-    youngest = max((max(s.st_mtime, s.st_ctime) for s in status), default=0.0)
-    listing = text_sha256(_CACHE_VERSION, str(duplicates.LEVELS), *map(str, files.path), *lines)
-    return listing, time.time() - youngest > _SETTLED_SECONDS

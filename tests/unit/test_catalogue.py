@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from busilib.data import catalogue, files, phantom, splits
+from busilib.data import catalogue, phantom, splits
 from busilib.data.natural import natural_key
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
@@ -86,9 +86,9 @@ def test_two_classes_and_no_masks(tmp_path):
     assert scans.counts().files.to_dict() == {"benign": 2, "malignant": 2, "total": 4}
     assert scans.warnings == (
         "There are no images of the class normal.",
-        "There are no masks: lessons that need the lesion's outline leave it out.",
+        "4 images without a mask: benign (1), benign (2), malignant (1), malignant (2).",
     )
-    assert "warnings: 2" in catalogue.check(tmp_path)[0]
+    assert catalogue.check(tmp_path)[0].count("warning: ") == 2
 
 
 def test_unusual_masks_are_warnings(tmp_path):
@@ -110,7 +110,7 @@ def test_a_parent_and_what_systems_leave_behind(tmp_path):
         (tmp_path / "Dataset_BUSI_with_GT" / name).write_bytes(b"x")
     assert len(catalogue.read(tmp_path).table) == 6
     make(tmp_path / "second")
-    assert "holds several data sets (Dataset_BUSI_with_GT, second). Give one of them." in refused(tmp_path)
+    assert "holds 2 data sets: Dataset_BUSI_with_GT, second. Give the one" in refused(tmp_path)
 
 
 def test_the_same_names_in_two_classes(tmp_path):
@@ -261,11 +261,7 @@ BAD = {
     ),
     "small mask": (lambda root: save(root / MASK, lesion((20, 24))), f"{MASK}: 20×24 pixels, but its image has 24×20."),
     "unknown class": (lambda root: save(root / "cyst/c.png", noise(1)), "cyst: an unknown class folder. Only benign"),
-    "image on top": (
-        lambda root: save(root / "scan.png", noise(1)),
-        "scan.png: an image outside of the class folders.",
-    ),
-    "folder inside": (lambda root: save(root / "benign/left/a.png", noise(1)), "benign/left: a folder inside a class"),
+    "folder inside": (lambda root: save(root / "benign/left/a.png", noise(1)), "benign/left: no PNG image"),
     "two cases": (
         lambda root: save(root / "benign/Benign (1).png", noise(1)),
         "benign/benign (1).png: the name of another image but for",
@@ -294,10 +290,12 @@ def test_bad_input_names_its_file(tmp_path, kind):
 def test_no_images_at_all(tmp_path):
     for label in CLASSES:
         (tmp_path / "data" / label).mkdir(parents=True)
-    assert "no images at all. Put PNG files into benign, malignant, normal." in refused(tmp_path / "data")
-    assert "found Benign. Rename the folders" in refused(make(tmp_path / "upper", labels=["Benign"]))
+    assert "holds no images at all. Put PNG files into benign, malignant, normal." in refused(tmp_path / "data")
+    assert "holds no class folder: Benign. Give the one folder that holds benign, malignant, normal" in refused(
+        make(tmp_path / "upper", labels=["Benign"])
+    )
     (tmp_path / "empty").mkdir()
-    assert "found no folder at all" in refused(tmp_path / "empty")
+    assert "holds no class folder: nothing at all" in refused(tmp_path / "empty")
     assert "There is no folder" in refused(tmp_path / "absent")
 
 
@@ -314,7 +312,7 @@ def test_all_problems_at_once_but_no_endless_list(tmp_path):
 def test_check_speaks_to_people_and_programs(tmp_path):
     make(tmp_path / "clinic")
     text, status = catalogue.check(tmp_path / "clinic")
-    assert status == 0 and "Data set clinic" in text and "contradictory labels: none" in text
+    assert status == 0 and "Data set clinic" in text and "near-duplicate pairs: 0" in text
     data = json.loads(catalogue.check(tmp_path / "clinic", as_json=True)[0])
     assert data["usable"] and data["counts"]["total"]["files"] == 12
     text, status = catalogue.check(tmp_path / "nothing", as_json=True)
@@ -324,12 +322,7 @@ def test_check_speaks_to_people_and_programs(tmp_path):
 # ---- the cache
 
 
-def settle(monkeypatch):
-    monkeypatch.setattr(files, "_SETTLED_SECONDS", -60)
-
-
 def test_the_cache_answers_with_the_same_table(tmp_path, monkeypatch):
-    settle(monkeypatch)
     make(tmp_path, masks=2)
     smooth = noise(7, (8, 6)).resize((160, 120), Image.Resampling.BICUBIC)
     save(tmp_path / "benign/benign (4).png", smooth)
@@ -353,8 +346,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_the_cache_is_never_stale(tmp_path, monkeypatch, kind):
-    settle(monkeypatch)
+def test_the_cache_is_never_stale(tmp_path, kind):
     make(tmp_path)
     save(tmp_path / "benign/benign (3).png", noise(54))
     before = catalogue.read(tmp_path)
@@ -365,8 +357,7 @@ def test_the_cache_is_never_stale(tmp_path, monkeypatch, kind):
     assert catalogue.read(tmp_path).sha256 == after.sha256
 
 
-def test_same_size_and_time_still_count_as_changed(tmp_path, monkeypatch):
-    settle(monkeypatch)
+def test_same_size_and_time_still_count_as_changed(tmp_path):
     make(tmp_path)
     path = tmp_path / "benign/benign (1).png"
     pixels = np.random.default_rng(1).integers(0, 256, (20, 24), dtype=np.uint8)
@@ -378,15 +369,7 @@ def test_same_size_and_time_still_count_as_changed(tmp_path, monkeypatch):
     assert catalogue.read(tmp_path).sha256 != before
 
 
-def test_a_file_that_has_just_changed_is_not_trusted(tmp_path, monkeypatch):
-    make(tmp_path)
-    catalogue.read(tmp_path)
-    monkeypatch.setattr(Image, "open", None)
-    assert "unreadable" in refused(tmp_path)
-
-
-def test_a_damaged_cache_is_read_anew(tmp_path, monkeypatch):
-    settle(monkeypatch)
+def test_a_damaged_cache_is_read_anew(tmp_path):
     make(tmp_path)
     before = catalogue.read(tmp_path).sha256
     (stored,) = Path(os.environ["BUSILIB_CACHE"], "catalogue").glob("*.pickle")
