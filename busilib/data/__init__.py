@@ -24,9 +24,6 @@ def load(dataset="phantom", profile="quick", seed=0):
             "BUSI is not here. Fetch it with `busi data get`; or name the folder that you have, "
             'DATASET="/path/to/Dataset_BUSI_with_GT"; or work on made-up scans, DATASET="phantom".'
         )
-    if not folder.is_dir():
-        choices = 'Choose "phantom", "busi", or a folder that holds benign/, malignant/ and normal/.'
-        raise DataError(f'DATASET="{dataset}" is no folder. {choices}')
     return catalogue.read(folder, name="busi" if dataset == "busi" else None)
 
 

@@ -90,10 +90,8 @@ def read(folder, name=None):
     busi = sum(number >= 0 for number in numbers) > len(table) / 2
     made, truth, unlike = _phantoms(root, table)
     expected = facts().astype(str).reindex(numbers, fill_value="").reset_index(drop=True)
-    first = {image_id: i for i, image_id in reversed(list(enumerate(expected.image_id))) if image_id}
-    links = [(i, first[other]) for i, other in enumerate(expected.also_like) if other in first]
-    links += [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)] + pairs
-    table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links)]
+    links = [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)]
+    table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links + pairs)]
     table["flags"] = _flags(table, expected, truth)
     return Catalogue(
         table=table.drop(columns="colour"),
@@ -121,8 +119,7 @@ def _table(files):
         table[name] = [value if isinstance(value, tuple) else () for value in table[name]]
     has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", table.black.eq(True)
     warnings += _sentence(table.image_id[~has], "without a mask")
-    warnings += _sentence(table.image_id[has & ~normal & black], "with a lesion, but a mask that is all black")
-    warnings += _sentence(table.image_id[has & normal & ~black], "called normal, but with a mask that is not black")
+    warnings += _sentence(table.image_id[has & (normal != black)], "with a mask that does not fit (normal: all black)")
     return table[_COLUMNS], warnings
 
 
@@ -195,10 +192,10 @@ def _differences(table, numbers):
     expected = facts()
     rest = expected.drop(index=[number for number in numbers if number >= 0])
     sentences = _compare(_hashes(table[np.array(numbers) < 0], "image_id"), _hashes(rest, "image_id"), "image")
-    both = expected.reindex(numbers).reset_index(drop=True).assign(now=table.image_id, label_now=table.label).dropna()
-    renamed, moved = both[both.image_id != both.now], both[both.label != both.label_now]
-    sentences += _sentence(renamed.now + " (was " + renamed.image_id + ")", "with another name than in BUSI")
-    sentences += _sentence(moved.now + " (was " + moved.label + ")", "with another label than in BUSI")
+    both = expected.reindex(numbers).reset_index(drop=True)
+    was, now = both.label + "/" + both.image_id, table.label + "/" + table.image_id
+    moved = (now + " (was " + was + ")")[was.notna() & (was != now)]
+    sentences += _sentence(moved, "with another name or label than in BUSI")
     masks = table[table.image_id.isin(expected.image_id)].explode(["mask_ids", "mask_sha256"]).dropna()
     there = facts("masks").query("image_id in @table.image_id")
     here = dict(zip(masks.mask_ids, masks.mask_sha256, strict=True))

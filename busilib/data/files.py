@@ -4,7 +4,6 @@ Layout: ``<folder>/{benign,malignant,normal}/*.png``; the masks of ``X.png`` are
 """
 
 import hashlib
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -74,11 +73,7 @@ def read_files(root):
     """
     root = Path(root).resolve()
     files, problems = _list(root)
-    status = [os.stat(path) for path in files.path]
-    listing = [
-        (str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p, s in zip(files.path, status, strict=True)
-    ]
-    listing.append(duplicates.LEVELS)
+    listing = [duplicates.LEVELS, *map(_stamp, files.path)]
     stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v3.pickle"  # v4: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
         stored_listing, *answer = pd.read_pickle(stored)
@@ -97,6 +92,12 @@ def read_files(root):
     with write_file(stored) as temporary:
         pd.to_pickle((listing, files, pairs), temporary)
     return files, pairs
+
+
+def _stamp(path):
+    """Return what changes when a file does: its path, size, times and number."""
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _list(root):

@@ -1,13 +1,14 @@
 """Leaks, one at a time: pairs of splits that differ in a single thing.
 
 Both splits of a pair have the same test files, and as many training files of each class; one of them lets something
-leak from the test part into training (or shows masks instead of scans). The difference of the two scores is what
+leak from the test set into training (or shows masks instead of scans). The difference of the two scores is what
 that leak is worth.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,9 @@ from busilib.data.splits import Split, check_split, files, without_objections
 from busilib.errors import DataError
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two splits with the same test part: ``without`` and ``with_leak``. ``kind`` is a key of `KINDS`."""
+class Pair(NamedTuple):
+    """Two splits with the same test set: ``without`` and ``with_leak``, whose protocol is a key of `KINDS`."""
 
-    kind: str
     without: Split
     with_leak: Split
 
@@ -30,8 +29,8 @@ class Pair:
 def base(catalogue, seed=0):
     """Return the clean split that every pair starts from: 15 % test at random, 15 % validation, the rest training.
 
-    Objections are dropped. The test part is drawn as paper A did, stratified, copies or not; whatever shares a group
-    with it is then kept out of the other two parts, and the validation part is grouped as well.
+    Objections are dropped. The test set is drawn as paper A did, stratified, copies or not; whatever shares a group
+    with it is then kept out of the other two parts, and the validation set is grouped as well.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
@@ -62,16 +61,16 @@ def copies(catalogue, seed=0):
 def masks(catalogue, seed=0):
     """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
     split = clean(catalogue, seed)
-    return Pair("masks", split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
+    return Pair(split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
 
 
 def as_masks(split, catalogue):
     """Return a split of scans with the first mask of each in the scan's place. Raises DataError when one has none."""
-    first = _first_masks(catalogue).set_index("image_id").reindex(split.table["image_id"]).reset_index()
-    if first["file_id"].isna().any():
-        lost = first.loc[first["file_id"].isna(), "image_id"].tolist()
+    first = _first_masks(catalogue).set_index("image_id").reindex(split.table["image_id"])
+    lost = first.index[first["file_id"].isna()]
+    if len(lost):
         raise DataError(f"{len(lost)} images have no mask, the first is {lost[0]!r}: masks cannot stand for the scans")
-    table = split.table.assign(kind="mask", file_id=first["file_id"], path=first["path"])
+    table = split.table.assign(kind="mask", file_id=first["file_id"].to_numpy(), path=first["path"].to_numpy())
     return check_split(replace(split, table=table, variant="masks"))
 
 
@@ -120,10 +119,9 @@ def marks_alone(catalogue):
 
     labels = catalogue.table["label"]
     marked = catalogue.table["flags"].map(lambda flags: "marks" in flags)
-    rows = labels.to_frame("n").assign(marked=marked).groupby("n")["marked"].agg(n="size", marked="mean")
-    return rows.loc[list(catalogue.classes)].assign(
-        auc=[roc_auc_score(labels == name, marked) for name in catalogue.classes]
-    )
+    classes = {name: labels == name for name in catalogue.classes}
+    rows = {name: (one.sum(), marked[one].mean(), roc_auc_score(one, marked)) for name, one in classes.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "marked", "auc"])
 
 
 def _first_masks(catalogue):
@@ -139,7 +137,7 @@ def _pair(kind, seed, table, rng, *declared, variant=""):
         leaking.loc[rng.choice(same, len(rows), replace=False), "split"] = "out"
         leaking.loc[rows, "split"] = "train"
     without = _checked("clean", seed, table, variant=variant)
-    return Pair(kind, without, _checked(kind, seed, leaking, *declared))
+    return Pair(without, _checked(kind, seed, leaking, *declared))
 
 
 def _checked(protocol, seed, table, *declared, variant=""):

@@ -19,7 +19,7 @@ _PAPER = {"A-frozen": "A", "A-tuned": "A", "B-frozen": "B", "B-tuned": "B"}  # w
 
 @dataclass(frozen=True)
 class Split:
-    """Which file is in which part, and how that was decided.
+    """Which file is in which set, and how that was decided.
 
     Attributes:
         paper: "A", "B", or "" for a split that is neither's own.
@@ -27,8 +27,8 @@ class Split:
         fold, folds: which of how many, counted from 0; (0, 1) where there is one split only.
         seed: what the parts were drawn with.
         table: one row per file, with the columns file_id, kind ("scan" or "mask"), image_id, label, group, path, split.
-        declared: the overlaps that the protocol is known to have: "image" (a scan and its mask in two parts), "group"
-            (near-identical scans in two parts), "validation = test".
+        declared: the overlaps that the protocol is known to have: "image" (a scan and its mask in two sets), "group"
+            (near-identical scans in two sets), "validation = test".
         overlaps: their counts, which `check_split` fills in.
         variant: what sets it apart from other splits of the protocol.
     """
@@ -58,7 +58,7 @@ class Split:
         return words | {"sha256": self.sha256, "files": counts} | overlaps
 
     def part(self, name):
-        """Return the rows of one part; "validation" is the test part when the protocol validates on it."""
+        """Return the rows of one set; "validation" is the test set when the protocol validates on it."""
         if name not in PARTS:
             raise ValueError(f"part {name!r} does not exist; choose one of: {', '.join(PARTS)}")
         if name == "validation" and "validation = test" in self.declared:
@@ -66,7 +66,7 @@ class Split:
         return self.table[self.table["split"] == name].reset_index(drop=True)
 
     def counts(self):
-        """Return the number of files per class and part, as a table with totals."""
+        """Return the number of files per class and set, as a table with totals."""
         table = pd.crosstab(self.table["label"], self.table["split"])
         table = table.reindex(index=[c for c in CLASSES if c in table.index], columns=[p for p in PARTS if p in table])
         table.loc["total"] = table.sum()
@@ -97,7 +97,7 @@ def without_objections(catalogue):
 
 
 def paper_a(catalogue, seed=0, stratified=True):
-    """Paper A: 15 % of the scans are the test part, and validation is that test part (BUSI: 663 / 117).
+    """Paper A: 15 % of the scans are the test set, and validation is that test set (BUSI: 663 / 117).
 
     Drawn by scikit-learn, stratified by class or not. Copies of a scan may lie on both sides: the paper did not look.
     """
@@ -114,7 +114,7 @@ def paper_b(catalogue, seed=0):
     """Paper B: per class int(10 %) of all files are tested, then the first int(20 %) of the rest are validation.
 
     Masks are files like any other, so BUSI gives 1138 / 283 / 157. "The first" is what Keras' validation_split
-    takes from the sorted file names. How the test part was drawn is unsaid; here at random from ``seed``.
+    takes from the sorted file names. How the test set was drawn is unsaid; here at random from ``seed``.
     """
     table = files(catalogue, masks=True).assign(split="train")
     # Keras sorts file names as text: "benign (1).png", "benign (1)_mask.png", "benign (10).png", "benign (2).png"
@@ -129,9 +129,9 @@ def paper_b(catalogue, seed=0):
 
 
 def clean(catalogue, fold=0, folds=5, seed=0):
-    """The same work done properly: groups stay together, objections are dropped, validation is a part of its own.
+    """The same work done properly: groups stay together, objections are dropped, the validation set is separate.
 
-    Stratified by class, grouped by near-identical scans; fold ``fold`` of ``folds`` is the test part, and a
+    Stratified by class, grouped by near-identical scans; fold ``fold`` of ``folds`` is the test set, and a
     ``folds``-th of the rest is validation. Only scans are inputs. Dropped: axilla, needle and contradictory scans.
     """
     from sklearn.model_selection import StratifiedGroupKFold
@@ -180,13 +180,13 @@ def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, 
 def check_split(split):
     """Return the split with its overlaps counted; raise SplitError for any that the protocol did not declare.
 
-    One file in two parts is always refused, and so is an empty part.
+    One file in two sets is always refused, and so is an empty set.
     """
     table, overlaps, wrong = split.table, {}, []
     twice = table.loc[table["file_id"].duplicated(), "file_id"]
     wrong += [f"{len(twice)} files appear twice, the first is {twice.iloc[0]!r}."] if len(twice) else []
     unknown = sorted(set(table["split"]) - set(PARTS))
-    wrong += [f"Unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}."] if unknown else []
+    wrong += [f"Unknown sets {unknown}; a file is in one of: {', '.join(PARTS)}."] if unknown else []
     for kind, column in (("image", "image_id"), ("group", "group")):
         rows = table[table.groupby(column)["split"].transform("nunique") > 1]
         overlaps[kind] = rows[column].nunique()
@@ -194,14 +194,14 @@ def check_split(split):
             rows = rows[rows[column] == rows[column].iloc[0]]
             example = ", ".join(rows["file_id"] + " in " + rows["split"])
             hint = f"Keep each on one side, or declare the overlap {kind!r} if the protocol is known to have it."
-            wrong.append(f"{overlaps[kind]} {kind}s lie in two parts, for instance {example}. {hint}")
+            wrong.append(f"{overlaps[kind]} {kind}s lie in two sets, for instance {example}. {hint}")
     counts = {part: int((table["split"] == part).sum()) for part in PARTS}
     if "validation = test" in split.declared:
         overlaps["validation = test"] = counts["test"]
         if counts.pop("validation"):
-            wrong.append("It declares 'validation = test' and has a validation part as well.")
-    hint = "Validating on the test part must be declared ('validation = test'); otherwise give every part some files."
-    wrong += [f"The {part} part is empty. {hint}" for part, n in counts.items() if n == 0]
+            wrong.append("It declares 'validation = test' and has a validation set as well.")
+    hint = "Validating on the test set must be declared ('validation = test'); otherwise give every set files."
+    wrong += [f"The {part} set is empty. {hint}" for part, n in counts.items() if n == 0]
     if wrong:
         raise SplitError(f"{split.name}: {' '.join(wrong)}")
     return replace(split, overlaps=overlaps)
