@@ -2,9 +2,9 @@
 
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,11 +18,9 @@ def cache_dir(*parts):
 
     The environment variable ``BUSILIB_CACHE`` moves the whole cache, to a disk with more room for instance.
     """
-    root = os.environ.get("BUSILIB_CACHE")
-    if not root:
-        import pooch
+    import pooch
 
-        root = pooch.os_cache("busilib")
+    root = os.environ.get("BUSILIB_CACHE") or pooch.os_cache("busilib")
     folder = Path(root).expanduser().joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -40,9 +38,8 @@ def clear(*kinds):
     Raises DataError, before anything is removed, for a kind that the cache does not hold.
     """
     held = sizes()
-    for kind in kinds:
-        if kind not in held:
-            raise DataError(f"The cache holds no {kind!r}. It holds: {', '.join(held) or 'nothing'}")
+    for kind in set(kinds) - set(held):
+        raise DataError(f"The cache holds no {kind!r}. It holds: {', '.join(held) or 'nothing'}")
     gone = {kind: size for kind, size in held.items() if kind in (kinds or set(held) - set(PRECIOUS))}
     for kind in gone:
         shutil.rmtree(cache_dir() / kind)
@@ -52,15 +49,12 @@ def clear(*kinds):
 @contextmanager
 def write_file(target):
     """Yield a temporary path beside ``target``; rename it to ``target`` only when the block ends without error."""
-    target = Path(target)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=f"-{target.name}", dir=target.parent)
-    os.close(handle)
+    working = _beside(Path(target))
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        yield working
+        os.replace(working, target)
     finally:
-        Path(name).unlink(missing_ok=True)
+        working.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,18 +64,21 @@ def write_folder(target):
     A folder that exists is therefore finished. When another process was faster, its folder is kept.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    working = _beside(target)
+    working.mkdir(parents=True)
     try:
         yield working
-        os.chmod(working, 0o755)
         try:
             os.rename(working, target)
         except OSError:
-            if not target.is_dir():
+            if not any(target.glob("*")):
                 raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
+
+
+def _beside(target):
+    return target.with_name(f".{secrets.token_hex(4)}-{target.name}")
 
 
 def shown():

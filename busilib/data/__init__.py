@@ -24,14 +24,11 @@ def load(dataset="phantom", profile="quick", seed=0):
             "BUSI is not here. Fetch it with `busi data get`; or name the folder that you have, "
             'DATASET="/path/to/Dataset_BUSI_with_GT"; or work on made-up scans, DATASET="phantom".'
         )
-    if not folder.is_dir():
-        choices = 'Choose "phantom", "busi", or a folder that holds benign/, malignant/ and normal/.'
-        raise DataError(f'DATASET="{dataset}" is no folder. {choices}')
     return catalogue.read(folder, name="busi" if dataset == "busi" else None)
 
 
-def get(target=None, source="auto"):
+def get(target=None):
     """Return the folder of BUSI, fetched when it is not there yet: see `fetch.get`."""
     from busilib.data import fetch
 
-    return fetch.get(target, source=source)
+    return fetch.get(target)

@@ -6,12 +6,10 @@ scans.counts()   # images, masks and files of each class
 """
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +21,7 @@ from busilib.recipes import CLASSES
 
 FLAGS = ("axilla", "needle", "contradictory", "marks", "objection", "colour")
 _PAIRS = ["image_a", "image_b", "correlation", "flipped"]
+_COLUMNS = "image_id label path mask_paths mask_ids mask_sha256 width height pixel_sha256 colour".split()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +90,11 @@ def read(folder, name=None):
     busi = sum(number >= 0 for number in numbers) > len(table) / 2
     made, truth, unlike = _phantoms(root, table)
     expected = facts().astype(str).reindex(numbers, fill_value="").reset_index(drop=True)
-    first = {image_id: i for i, image_id in reversed(list(enumerate(expected.image_id))) if image_id}
-    links = [(i, first[other]) for i, other in enumerate(expected.also_like) if other in first]
-    links += [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)] + pairs
-    table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links)]
-    table["flags"] = _flags(table, expected, truth, files.colour[~files.is_mask].to_numpy())
+    links = [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)]
+    table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links + pairs)]
+    table["flags"] = _flags(table, expected, truth)
     return Catalogue(
-        table=table,
+        table=table.drop(columns="colour"),
         name=name or ("busi" if busi else root.name),
         kind="busi" if busi else "phantom" if made else "folder",
         made=made,
@@ -108,56 +105,42 @@ def read(folder, name=None):
 
 def _table(files):
     """Turn the table of files into one row per image; return it and the warnings about its masks and classes."""
-    scans, masks = files[~files.is_mask], defaultdict(list)
-    for mask in files[files.is_mask].itertuples():
-        masks[mask.label, mask.scan].append(mask)
-    missing = [label for label in CLASSES if label not in set(scans.label)]
+    missing = [label for label in CLASSES if label not in set(files.label[~files.is_mask])]
     warnings = [f"There are no images of the class {' or '.join(missing)}."] if missing else []
-    prefix = scans.scan.str.casefold().duplicated().any()
-    if prefix:
+    files = files.assign(image_id=[path.stem for path in files.path])
+    if files.scan[~files.is_mask].str.casefold().duplicated().any():
         warnings.append("Images of different classes share their names: image_id has the class in front.")
-    rows, lesion = [], []
-    for scan in scans.itertuples():
-        of_scan = masks[scan.label, scan.scan]
-        image_id = f"{scan.label} {scan.scan}" if prefix else scan.scan
-        paths = tuple(Path(mask.path) for mask in of_scan)
-        ids = tuple(image_id + path.stem[len(scan.scan) :] for path in paths)
-        hashes = tuple(mask.pixel_sha256 for mask in of_scan)
-        sizes = (scan.width, scan.height, scan.pixel_sha256)
-        rows.append((image_id, scan.label, Path(scan.path), paths, ids, hashes, *sizes))
-        lesion.append(sum(mask.lesion for mask in of_scan))
-    columns = ["image_id", "label", "path", "mask_paths", "mask_ids", "mask_sha256", "width", "height", "pixel_sha256"]
-    table = pd.DataFrame(rows, columns=columns)
-    has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", np.array(lesion) == 0
-    if not has.any():
-        return table, [*warnings, "There are no masks: lessons that need the lesion's outline leave it out."]
+        files["image_id"] = files.label + " " + files.image_id
+    masks = files[files.is_mask].groupby(["label", "scan"])
+    columns = {"mask_paths": "path", "mask_ids": "image_id", "mask_sha256": "pixel_sha256"}
+    masks = masks.agg(black=("black", "all"), **{name: (column, tuple) for name, column in columns.items()})
+    table = files[~files.is_mask].drop(columns="black").join(masks, on=["label", "scan"]).reset_index(drop=True)
+    for name in columns:
+        table[name] = [value if isinstance(value, tuple) else () for value in table[name]]
+    has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", table.black.eq(True)
     warnings += _sentence(table.image_id[~has], "without a mask")
-    warnings += _sentence(table.image_id[has & ~normal & black], "with a lesion, but a mask that is all black")
-    warnings += _sentence(table.image_id[has & normal & ~black], "called normal, but with a mask that is not black")
-    return table, warnings
+    warnings += _sentence(table.image_id[has & (normal != black)], "with a mask that does not fit (normal: all black)")
+    return table[_COLUMNS], warnings
 
 
 def _phantoms(root, table):
-    """Return what phantom.json and phantom.csv tell: n, seed and version; the rows of the images; warnings.
+    """Return what phantom.json and phantom.csv tell: n, seed and version; group and marks of the images; warnings.
 
-    Only an image that is still as it was made has a row (sha256, group, marks), and only where all are is the first of
-    the three filled: elsewhere it is no longer known where the scans come from.
+    Where an image is not as it was made, all is empty: it is no longer certain where the scans come from.
     """
-    truth = pd.DataFrame("", index=table.image_id, columns=["sha256", "group", "marks"])
-    if not (root / "phantom.csv").is_file():
-        return {}, truth.reset_index(), []
+    nothing = pd.DataFrame("", index=table.index, columns=["group", "marks"])
     try:
         made = json.loads((root / "phantom.json").read_text(encoding="utf-8"))
         made = {key: int(made[key]) for key in ("n", "seed", "version")}
-        csv = pd.read_csv(root / "phantom.csv", dtype=str, keep_default_na=False).set_index("image_id")[truth.columns]
-        truth = csv.reindex(table.image_id, fill_value="")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {}, truth.reset_index(), [f"phantom.csv or phantom.json cannot be read, so this is a folder: {error}."]
+        csv = pd.read_csv(root / "phantom.csv", dtype=str, keep_default_na=False).set_index("image_id")
+        truth = csv[["sha256", "group", "marks"]].reindex(table.image_id, fill_value="")
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not what the generator wrote
+        return {}, nothing, []
     rows = zip(table.label, table.pixel_sha256, table.mask_sha256, strict=True)
     same = truth.sha256 == [text_sha256(label, pixels, *masks) for label, pixels, masks in rows]
     odd = [*same.index[~same], *csv.index.difference(table.image_id)]
     what = "not as the phantoms' generator made them, so that the folder does not count as phantoms"
-    return {} if odd else made, truth.where(same, "").reset_index(), _sentence(odd, what)
+    return ({}, nothing, _sentence(odd, what)) if odd else (made, truth.reset_index(), [])
 
 
 def _links(values):
@@ -166,14 +149,14 @@ def _links(values):
     return [link for value, same in rows.items() if value for link in pairwise(same.tolist())]
 
 
-def _flags(table, expected, truth, colour):
+def _flags(table, expected, truth):
     """Return each image's flags, in the order of `FLAGS`."""
     has = pd.DataFrame({"axilla": expected.objection == "axilla", "needle": expected.objection == "needle"})
     labels = table.groupby("group").label.transform("nunique")
     has["contradictory"] = (labels > 1) | (expected.cross_class == "1")
     has["marks"] = (expected.annotation != "") | (truth.marks != "")
     has["objection"] = has.axilla | has.needle | has.contradictory
-    return [tuple(flag for flag in FLAGS if row[flag]) for row in has.assign(colour=colour).to_dict("records")]
+    return [tuple(flag for flag in FLAGS if row[flag]) for row in has.assign(colour=table.colour).to_dict("records")]
 
 
 # ---- what is known of BUSI
@@ -194,37 +177,41 @@ def facts(of="images"):
 def _matches(table):
     """Return for each image the row number in `facts` with the same pixels, or -1.
 
-    Of several rows with the same pixels, the one with the image's own name goes first, then the one with its label.
+    Of the two rows with the same pixels, the one with the image's own label goes first.
     """
     numbers = {}
     for number, row in enumerate(facts().itertuples()):
-        for key in ((row.pixel_sha256, row.image_id), (row.pixel_sha256, row.label), row.pixel_sha256):
+        for key in ((row.pixel_sha256, row.label), row.pixel_sha256):
             numbers.setdefault(key, number)
-    rows = zip(table.pixel_sha256, table.image_id, table.label, strict=True)
-    return [numbers.get((p, name), numbers.get((p, label), numbers.get(p, -1))) for p, name, label in rows]
+    pixels = zip(table.pixel_sha256, table.label, strict=True)
+    return [numbers.get((sha256, label), numbers.get(sha256, -1)) for sha256, label in pixels]
 
 
 def _differences(table, numbers):
     """Return sentences on how a folder of BUSI images differs from the facts table; none when it is the original."""
     expected = facts()
-    present, rest = set(table.image_id), expected.drop(index=[number for number in numbers if number >= 0])
-    new = table.image_id[np.array(numbers) < 0]
-    both = expected.reindex(numbers).reset_index(drop=True).assign(now=table.image_id, label_now=table.label).dropna()
-    renamed, moved = both[both.image_id != both.now], both[both.label != both.label_now]
-    sentences = _sentence(rest.image_id[~rest.image_id.isin(present)], "of BUSI missing")
-    sentences += _sentence(new[new.isin(expected.image_id)], "with other pixels than in BUSI")
-    sentences += _sentence(new[~new.isin(expected.image_id)], "not in BUSI")
-    sentences += _sentence(renamed.now + " (was " + renamed.image_id + ")", "with another name than in BUSI")
-    sentences += _sentence(moved.now + " (was " + moved.label + ")", "with another label than in BUSI")
-    here = table[table.image_id.isin(expected.image_id)].explode(["mask_ids", "mask_sha256"])
-    here = here.set_index("mask_ids").mask_sha256.dropna().to_dict()
-    there = facts("masks").query("image_id in @present").set_index("mask_id").pixel_sha256.to_dict()
-    if here:
-        sentences += _sentence([name for name in there if name not in here], "of BUSI missing", "mask")
-        changed = [name for name in here if here[name] != there.get(name, here[name])]
-        sentences += _sentence(changed, "with other pixels than in BUSI", "mask")
-        sentences += _sentence([name for name in here if name not in there], "not in BUSI", "mask")
-    return sentences
+    rest = expected.drop(index=[number for number in numbers if number >= 0])
+    sentences = _compare(_hashes(table[np.array(numbers) < 0], "image_id"), _hashes(rest, "image_id"), "image")
+    both = expected.reindex(numbers).reset_index(drop=True)
+    was, now = both.label + "/" + both.image_id, table.label + "/" + table.image_id
+    moved = (now + " (was " + was + ")")[was.notna() & (was != now)]
+    sentences += _sentence(moved, "with another name or label than in BUSI")
+    masks = table[table.image_id.isin(expected.image_id)].explode(["mask_ids", "mask_sha256"]).dropna()
+    there = facts("masks").query("image_id in @table.image_id")
+    here = dict(zip(masks.mask_ids, masks.mask_sha256, strict=True))
+    return sentences + (_compare(here, _hashes(there, "mask_id"), "mask") if here else [])
+
+
+def _hashes(table, key):
+    return dict(zip(table[key], table.pixel_sha256, strict=True))
+
+
+def _compare(here, there, noun):
+    """Return sentences on how the images (or masks) that are here, as {name: hash}, differ from those of BUSI."""
+    sentences = _sentence([name for name in there if name not in here], "of BUSI missing", noun)
+    other = [name for name in here if here[name] != there.get(name, here[name])]
+    sentences += _sentence(other, "with other pixels than in BUSI", noun)
+    return sentences + _sentence([name for name in here if name not in there], "not in BUSI", noun)
 
 
 def _sentence(names, what, noun="image"):
@@ -236,48 +223,23 @@ def _sentence(names, what, noun="image"):
 # ---- what `busi data check` says
 
 
-def report_data(catalogue):
-    """Return what `report` says as a dict of plain values, for JSON."""
+def summary(catalogue):
+    """Return what is in a data set as a dict of plain values: counts and flags, sizes, groups, duplicates, warnings."""
     table = catalogue.table
-    masks, flags, groups = table.mask_paths.map(len), table["flags"], table.groupby("group")
-    size, labels = groups.size(), groups.label.nunique()
-    sides = {side: table[side].agg(["min", "median", "max"]).tolist() for side in ("width", "height")}
-    by_class = {flag: flags.map(lambda row, flag=flag: flag in row).groupby(table.label).sum() for flag in FLAGS}
+    flags = pd.DataFrame({flag: [flag in row for row in table["flags"]] for flag in FLAGS}).groupby(table.label).sum()
+    flags.loc["total"] = flags.sum()
+    groups = table.groupby("group")
+    mixed = groups.filter(lambda rows: rows.label.nunique() > 1).groupby("group").image_id.agg(list)
     return {
         "usable": True,
         **catalogue.identity(),
-        "counts": catalogue.counts().to_dict("index"),
-        "sizes": {side: [int(low), float(middle), int(high)] for side, (low, middle, high) in sides.items()},
-        "masks": {"none": int((masks == 0).sum()), "one": int((masks == 1).sum()), "several": int((masks > 1).sum())},
-        "flags": {flag: {label: int(n[label]) for label in catalogue.classes} for flag, n in by_class.items()},
-        "groups": {"all": len(size), "of_several": int((size > 1).sum()), "images_in_them": int(size[size > 1].sum())},
+        "counts": catalogue.counts().join(flags).to_dict("index"),
+        "pixels": table[["width", "height"]].agg(["min", "median", "max"]).to_dict(),
+        "groups": groups.ngroups,
         "near_duplicates": catalogue.pairs.round({"correlation": 3}).to_dict("records"),
-        "contradictory": [table.image_id[table.group == group].tolist() for group in labels.index[labels > 1]],
+        "contradictory": mixed.tolist(),
         "warnings": list(catalogue.warnings),
     }
-
-
-def report(catalogue):
-    """Return a readable text: counts, sizes, masks, flags, near-duplicates, contradictory labels, warnings."""
-    data, totals = report_data(catalogue), catalogue.counts().images
-    masks, groups, pairs = data["masks"], data["groups"], data["near_duplicates"]
-    parts = [f"Data set {data['name']} (SHA-256 {data['sha256']})", "", catalogue.counts().to_string(), ""]
-    parts += [f"{side}: {low} to {high} pixels, median {mid:g}" for side, (low, mid, high) in data["sizes"].items()]
-    parts += [f"masks: {masks['one']} images have one, {masks['several']} several, {masks['none']} none", ""]
-    for flag, by_class in data["flags"].items():
-        parts.append(f"{flag}: " + ", ".join(f"{label} {n} ({n / totals[label]:.1%})" for label, n in by_class.items()))
-    turned = sum(pair["flipped"] != "none" for pair in pairs)
-    parts += [
-        "",
-        f"near-duplicates: {len(pairs)} pairs, {turned} of them flipped; with what is known of the data set "
-        f"{groups['all']} groups, of which {groups['of_several']} hold {groups['images_in_them']} images",
-        f"contradictory labels: {len(data['contradictory'])} groups",
-        *(f"- {', '.join(names)}" for names in data["contradictory"]),
-        "",
-        f"warnings: {len(data['warnings']) or 'none'}",
-        *(f"- {sentence}" for sentence in data["warnings"]),
-    ]
-    return "\n".join(parts)
 
 
 def check(folder, as_json=False):
@@ -286,4 +248,10 @@ def check(folder, as_json=False):
         catalogue = read(folder)
     except DataError as error:
         return (json.dumps({"usable": False, "error": str(error)}, indent=2) if as_json else str(error)), 1
-    return (json.dumps(report_data(catalogue), indent=2) if as_json else report(catalogue)), 0
+    data = summary(catalogue)
+    if as_json:
+        return json.dumps(data, indent=2), 0
+    lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})", pd.DataFrame(data["counts"]).T.to_string()]
+    lines.append(f"groups: {data['groups']}; near-duplicate pairs: {len(data['near_duplicates'])}")
+    lines += [f"contradictory labels: {', '.join(names)}" for names in data["contradictory"]]
+    return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]]), 0

@@ -1,6 +1,7 @@
 """Near-duplicates: a perceptual hash proposes pairs, the correlation of small copies confirms them, flips included."""
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 SIDE = 64
@@ -26,7 +27,7 @@ def near_duplicates(images, levels=LEVELS):
     i < j, sorted. ``flipped`` says how j was turned to match i: none, horizontal (left and right changed), vertical
     or both; the best match of the four is given.
     """
-    small = [image if np.shape(image) == (SIDE, SIDE) else small_copy(Image.fromarray(image)) for image in images]
+    small = [small_copy(Image.fromarray(np.uint8(image))) for image in images]
     small = np.array(small, dtype=np.uint8).reshape(-1, SIDE, SIDE)
     bits, coarse, best = _bits(small), _coarse(small), {}
     for flipped, (up, left) in FLIPS.items():
@@ -48,8 +49,7 @@ def _normalised(small):
     """Return float32 (n, 4096) of mean 0 and length 1, so that a product of two rows is their correlation."""
     flat = small.reshape(len(small), SIDE * SIDE).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.where(length > 0, length, 1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 
 
 def _bits(small):
@@ -98,5 +98,4 @@ def groups(n, pairs):
 
     ends = np.array([pair[:2] for pair in pairs], dtype=int).reshape(-1, 2)
     graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(n, n))
-    _, first, which = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[which]
+    return pd.factorize(connected_components(graph, directed=False)[1])[0]

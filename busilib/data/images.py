@@ -35,8 +35,7 @@ def load(paths, size):
             raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
 
     with ThreadPoolExecutor() as pool:
-        for _ in bar(pool.map(read, range(len(paths))), f"images at {size} px", total=len(paths), unit="image"):
-            pass
+        list(bar(pool.map(read, range(len(paths))), f"images at {size} px", total=len(paths), unit="image"))
     return array
 
 

@@ -1,13 +1,14 @@
 """Leaks, one at a time: pairs of splits that differ in a single thing.
 
 Both splits of a pair have the same test files, and as many training files of each class; one of them lets something
-leak from the test part into training (or shows masks instead of scans). The difference of the two scores is what
+leak from the test set into training (or shows masks instead of scans). The difference of the two scores is what
 that leak is worth.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,9 @@ from busilib.data.splits import Split, check_split, files, without_objections
 from busilib.errors import DataError
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two splits with the same test part: ``without`` and ``with_leak``. ``kind`` is a key of `KINDS`."""
+class Pair(NamedTuple):
+    """Two splits with the same test set: ``without`` and ``with_leak``, whose protocol is a key of `KINDS`."""
 
-    kind: str
     without: Split
     with_leak: Split
 
@@ -30,17 +29,16 @@ class Pair:
 def base(catalogue, seed=0):
     """Return the clean split that every pair starts from: 15 % test at random, 15 % validation, the rest training.
 
-    Objections are dropped. The test part is drawn as paper A did, stratified, copies or not; whatever shares a group
-    with it is then kept out of the other two parts, and the validation part is grouped as well.
+    Objections are dropped. The test set is drawn as paper A did, stratified, copies or not; whatever shares a group
+    with it is then kept out of the other two parts, and the validation set is grouped as well.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-    table = files(without_objections(catalogue))
+    table = files(without_objections(catalogue)).assign(split="spare")  # siblings of test scans remain so
     counts = table["label"].value_counts()
     if counts.min() < 7 or len(counts) < 2:
         raise DataError(f"the leaks need two classes of at least 7 scans, not {counts.to_dict()}")
     _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=table["label"])
-    table["split"] = "spare"  # siblings of test scans: used by the pair "copies" only
     table.loc[test, "split"] = "test"
     free = table[~table["group"].isin(table.loc[test, "group"])]
     folds = StratifiedGroupKFold(6, shuffle=True, random_state=seed)
@@ -57,24 +55,22 @@ def clean(catalogue, seed=0):
 
 def copies(catalogue, seed=0):
     """Siblings of test scans take the place of other training scans of the same class."""
-    table, rng = base(catalogue, seed), np.random.default_rng(seed)
-    leaking = _swap(table, table.index[table["split"] == "spare"], rng)
-    return Pair("copies", _checked("clean", seed, table), _checked("copies", seed, leaking, "group"))
+    return _pair("copies", seed, base(catalogue, seed), np.random.default_rng(seed), "group")
 
 
 def masks(catalogue, seed=0):
     """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
     split = clean(catalogue, seed)
-    return Pair("masks", split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
+    return Pair(split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
 
 
 def as_masks(split, catalogue):
     """Return a split of scans with the first mask of each in the scan's place. Raises DataError when one has none."""
-    first = _first_masks(catalogue).set_index("image_id").reindex(split.table["image_id"]).reset_index()
-    if first["file_id"].isna().any():
-        lost = first.loc[first["file_id"].isna(), "image_id"].tolist()
+    first = _first_masks(catalogue).set_index("image_id").reindex(split.table["image_id"])
+    lost = first.index[first["file_id"].isna()]
+    if len(lost):
         raise DataError(f"{len(lost)} images have no mask, the first is {lost[0]!r}: masks cannot stand for the scans")
-    table = split.table.assign(kind="mask", file_id=first["file_id"], path=first["path"])
+    table = split.table.assign(kind="mask", file_id=first["file_id"].to_numpy(), path=first["path"].to_numpy())
     return check_split(replace(split, table=table, variant="masks"))
 
 
@@ -88,11 +84,9 @@ def partner(catalogue, seed=0):
     outlines = _first_masks(catalogue).merge(table[["image_id", "split"]], on="image_id")
     tested = dict(zip(table["image_id"], rng.choice(["scan", "mask"], len(table)), strict=True))
     both = pd.concat([table, outlines], ignore_index=True)
-    partners = both.index[(both["split"] == "test") & (both["kind"] != both["image_id"].map(tested))]
-    both.loc[partners, "split"] = "spare"
-    leaking = _swap(both, partners, rng, alike=("label", "kind"))
-    apart = _checked("clean", seed, both, variant="masks are inputs too")
-    return Pair("partner", apart, _checked("partner", seed, leaking, "image", "group"))
+    both = both[both["split"] != "spare"]
+    both.loc[(both["split"] == "test") & (both["kind"] != both["image_id"].map(tested)), "split"] = "spare"
+    return _pair("partner", seed, both, rng, "image", "group", variant="masks are inputs too")
 
 
 def augmented(catalogue, seed=0):
@@ -107,9 +101,7 @@ def augmented(catalogue, seed=0):
     paths = [_augmented_copy(path) for path in extra["path"]]
     extra = extra.assign(kind="augmented", file_id=extra["file_id"] + "_augmented", path=paths)
     table = pd.concat([table, extra.replace({"split": {"test": "spare"}})], ignore_index=True)
-    leaking = _swap(table, table.index[table["split"] == "spare"], rng, alike=("label", "kind"))
-    after = _checked("clean", seed, table, variant="augmented after the split")
-    return Pair("augmented", after, _checked("augmented", seed, leaking, "image", "group"))
+    return _pair("augmented", seed, table, rng, "image", "group", variant="augmented after the split")
 
 
 MAKE = {"copies": copies, "masks": masks, "partner": partner, "augmented": augmented}
@@ -127,25 +119,25 @@ def marks_alone(catalogue):
 
     labels = catalogue.table["label"]
     marked = catalogue.table["flags"].map(lambda flags: "marks" in flags)
-    rows = labels.to_frame("n").assign(marked=marked).groupby("n")["marked"].agg(n="size", marked="mean")
-    return rows.loc[list(catalogue.classes)].assign(
-        auc=[roc_auc_score(labels == name, marked) for name in catalogue.classes]
-    )
+    classes = {name: labels == name for name in catalogue.classes}
+    rows = {name: (one.sum(), marked[one].mean(), roc_auc_score(one, marked)) for name, one in classes.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "marked", "auc"])
 
 
 def _first_masks(catalogue):
     return files(catalogue, masks=True).query("kind == 'mask'").drop_duplicates("image_id")
 
 
-def _swap(table, coming, rng, alike=("label",)):
-    """Put the spare rows ``coming`` into training, and as many training rows of the same class (and kind) out."""
-    table = table.copy()
-    for _, rows in table.loc[coming].groupby(list(alike), sort=True):
-        same = (table["split"] == "train") & (table[list(alike)] == rows.iloc[0][list(alike)]).all(axis=1)
-        rows = rows.index[: same.sum()]  # never more than there is room for
-        table.loc[rng.choice(table.index[same], len(rows), replace=False), "split"] = "out"
-        table.loc[rows, "split"] = "train"
-    return table
+def _pair(kind, seed, table, rng, *declared, variant=""):
+    """Return the Pair of a table: without its spare rows, and with them in place of training rows that are alike."""
+    leaking = table.copy()
+    for alike, rows in table[table["split"] == "spare"].groupby(["label", "kind"]):
+        same = table.index[(table["split"] == "train") & (table["label"] + table["kind"] == "".join(alike))]
+        rows = rows.index[: len(same)]  # never more than there is room for
+        leaking.loc[rng.choice(same, len(rows), replace=False), "split"] = "out"
+        leaking.loc[rows, "split"] = "train"
+    without = _checked("clean", seed, table, variant=variant)
+    return Pair(without, _checked(kind, seed, leaking, *declared))
 
 
 def _checked(protocol, seed, table, *declared, variant=""):
@@ -165,7 +157,7 @@ def _augmented_copy(path):
         angle, zoom = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.8, 1.2)
         cos, sin, x, y = np.cos(angle) * zoom, np.sin(angle) * zoom, image.width / 2, image.height / 2
         affine = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-        moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         with write_file(target) as temporary:
+            moved = image.transform(image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
             moved.save(temporary, compress_level=1)
     return str(target)

@@ -9,7 +9,6 @@ blurred, with a shadow behind. The classes overlap on purpose. Every length is i
 
 import json
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
 GENERATOR_VERSION = 2
-SMALLEST = 12
 
 # What BUSI holds, class by class: images, share with burned-in marks, images with several masks.
 _BUSI_IMAGES = (437, 210, 133)
@@ -69,9 +67,8 @@ def _spline(size, cell, start):
 
 def _field(rng, shape, cell):
     """Return smooth noise, float32 (height, width), mean about 0 and spread about 1; ``cell`` = grain in pixels."""
-    (height, width), (tall, wide) = shape, cell
-    rows, row_weights = _spline(height, tall, rng.random())
-    columns, column_weights = _spline(width, wide, rng.random())
+    rows, row_weights = _spline(shape[0], cell[0], rng.random())
+    columns, column_weights = _spline(shape[1], cell[1], rng.random())
     knots = rng.standard_normal((rows[-1] + 4, columns[-1] + 4), dtype=np.float32)
     # Sums of products instead of a matrix product: a BLAS may add in another order on another number of threads.
     strips = sum(column_weights[k] * knots[:, columns + k] for k in range(4)) / np.float32(0.479)
@@ -129,9 +126,8 @@ def _tissue(rng, shape, mm):
     lobules *= rng.uniform(-14, -7) * _step(grain(3, 6) + 0.3, 0.4)
     fibres = 14 * _ridge(grain(0.5, 9), 0.2) * _step(grain(1.5, 7) - 0.2, 0.4)
 
-    echo = fat * (-8 + 1.5 * patchy + septa + 0.4 * fine) + skin * (
-        2 + 5 * _ridge(depth - 0.25, 0.2) + 3 * _ridge(depth - 1.2, 0.3)
-    )
+    borders = 2 + 5 * _ridge(depth - 0.25, 0.2) + 3 * _ridge(depth - 1.2, 0.3)
+    echo = fat * (-8 + 1.5 * patchy + septa + 0.4 * fine) + skin * borders
     echo += gland * (gland_db + 3.5 * patchy - 5 + streaky * (fine + coarse) + lobular * lobules)
     echo += muscle * (-9 + 2 * patchy + fibres) + deep * (-17 + 1.5 * patchy + 0.5 * fibres)
 
@@ -144,27 +140,22 @@ def _tissue(rng, shape, mm):
 
 # --- lesions --------------------------------------------------------------------------------------------------------
 
-# kind: share within its class, width-to-height ratio, echo, roughness, border softness, excess attenuation in dB/mm.
+# class, kind, margin: share within the class, width-to-height ratio, echo, roughness, border softness, excess
+# attenuation in dB/mm.
 _KINDS = {
-    "benign": {
-        "cyst": (0.40, (1.15, 2.0), (-36, -25), 0.0, 0.12, (-1.4, -0.8)),
-        "fibroadenoma": (0.47, (1.4, 2.4), (-20, -12), 0.05, 0.2, (-1.0, -0.3)),
-        "lobulated": (0.13, (1.0, 1.8), (-20, -13), 0.1, 0.4, (-0.7, 0.3)),
-    },
-    "malignant": {
-        "spiculated": (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (1.0, 2.3)),
-        "angular": (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.6, 1.7)),
-        "oval": (0.13, (0.9, 1.5), (-20, -13), 0.1, 0.35, (-0.3, 0.9)),
-    },
+    ("benign", "cyst", "circumscribed"): (0.40, (1.15, 2.0), (-36, -25), 0.0, 0.12, (-1.4, -0.8)),
+    ("benign", "fibroadenoma", "circumscribed"): (0.47, (1.4, 2.4), (-20, -12), 0.05, 0.2, (-1.0, -0.3)),
+    ("benign", "lobulated", "lobulated"): (0.13, (1.0, 1.8), (-20, -13), 0.1, 0.4, (-0.7, 0.3)),
+    ("malignant", "spiculated", "spiculated"): (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (1.0, 2.3)),
+    ("malignant", "angular", "angular"): (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.6, 1.7)),
+    ("malignant", "oval", "microlobulated"): (0.13, (0.9, 1.5), (-20, -13), 0.1, 0.35, (-0.3, 0.9)),
 }
-_MARGINS = {"cyst": "circumscribed", "fibroadenoma": "circumscribed", "oval": "microlobulated"}
 
 
 def _choose_lesion(rng, label, size, taken=None):
     """Return the parameters of one lesion in a frame of ``size`` = (height, width) mm, away from a lesion ``taken``."""
-    kinds = _KINDS[label]
-    kind = list(kinds)[int(rng.choice(3, p=[row[0] for row in kinds.values()]))]
-    _, ratios, echoes, rough, soft, excess = kinds[kind]
+    kinds = [(*key[1:], *row) for key, row in _KINDS.items() if key[0] == label]
+    kind, margin, _, ratios, echoes, rough, soft, excess = kinds[rng.choice(3, p=[row[2] for row in kinds])]
     ratio = rng.uniform(*ratios)
     radius = min(np.exp(rng.uniform(np.log(3.0), np.log(7.2))), 0.24 * size[0])
     radius = radius if taken is None else rng.uniform(1.6, 2.6)  # a second lesion is small, so that both fit
@@ -174,7 +165,7 @@ def _choose_lesion(rng, label, size, taken=None):
         z = rng.uniform(min(axial + 3.5, 0.45 * size[0]), max(0.72 * size[0] - axial, 0.5 * size[0]))
         if taken is None or abs(x - taken["x_mm"]) > taken["lateral_mm"] + lateral + 2:
             break
-    benign, margin = label == "benign", _MARGINS.get(kind, kind)
+    benign = label == "benign"
     lesion = {"kind": kind, "margin": margin, "x_mm": x, "z_mm": z, "lateral_mm": lateral, "axial_mm": axial}
     lesion |= {"angle_deg": rng.normal(0, 9 if benign else 18), "echo_db": rng.uniform(*echoes), "rough": rough}
     lesion |= {"soft_mm": soft * rng.uniform(0.7, 1.5), "excess_db_per_mm": rng.uniform(*excess)}
@@ -219,10 +210,8 @@ def _insert(rng, lesion, echo, mm):
     """Put a lesion into the echo map (changed in place); return its mask (bool) and its extra loss in dB."""
     from scipy import ndimage
 
-    height, width = echo.shape
-    depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
-    across = (np.arange(width, dtype=np.float32) * np.float32(mm))[None, :]
-    whole, core, slope = _shape(rng, lesion, depth, across)
+    depth, across = (np.arange(size, dtype=np.float32) * np.float32(mm) for size in echo.shape)
+    whole, core, slope = _shape(rng, lesion, depth[:, None], across[None, :])
     soft = lesion["soft_mm"]
     ragged = whole + soft * _field(rng, echo.shape, (0.7 / mm, 1.0 / mm))
     if lesion["margin"] != "circumscribed":
@@ -231,18 +220,18 @@ def _insert(rng, lesion, echo, mm):
     texture = lesion["uneven_db"] * _field(rng, echo.shape, (1.2 / mm, 1.6 / mm))
     if lesion["bright_dots"]:
         texture += 16 * _step(_field(rng, echo.shape, (0.3 / mm, 0.4 / mm)) - 2.3, 0.1)
+    loss = inside * lesion["excess_db_per_mm"]
     if lesion["margin"] == "circumscribed":
         # A thin capsule answers most where it lies across the beam; at the sides it bends the beam away.
         echo += 9 * _ridge(whole - 0.2, 0.25) * slope**2
-        loss = 0.8 * (np.abs(whole) < 0.35).astype(np.float32) + inside * lesion["excess_db_per_mm"]
+        loss += 0.8 * (np.abs(whole) < 0.35).astype(np.float32)
     else:
         echo += lesion["halo_db"] * _ridge(np.maximum(ragged - 0.5, 0), 1.4)
-        loss = inside * lesion["excess_db_per_mm"]
     echo += inside * (lesion["echo_db"] + texture - echo)
     loss = np.cumsum(loss, axis=0, dtype=np.float64) * mm
     behind = ndimage.gaussian_filter1d(12 * np.tanh(loss / 12), 0.5 / mm, axis=1).astype(np.float32)
-    column = min(max(int(round(lesion["x_mm"] / mm)), 0), width - 1)
-    lesion["behind_db"] = float(-behind[-1, column])
+    db = lesion["behind_db"] = float(-behind[-1, round(lesion["x_mm"] / mm)])
+    lesion["posterior"] = "none" if abs(db) < 2 else "enhancement" if db > 0 else "shadow"
     return core < 0, behind
 
 
@@ -272,11 +261,10 @@ def _envelope(rng, echo, mm):
 
 def _shade(rng, shape, mm):
     """Return the loss in dB (height, width) that depth and bad contact bring, after the scanner's own compensation."""
-    height, width = shape
-    depth = (np.arange(height) * mm)[:, None]
+    depth = (np.arange(shape[0]) * mm)[:, None]
     residual = rng.uniform(0.1, 0.8) * np.maximum(depth - rng.uniform(6, 22), 0)
     residual += rng.uniform(0, 6) * np.exp(-depth / 3) * rng.choice([-0.5, 1])
-    contact = np.maximum(_field(rng, (1, width), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.9, 2.3), 0)
+    contact = np.maximum(_field(rng, (1, shape[1]), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.9, 2.3), 0)
     return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
 
 
@@ -295,7 +283,7 @@ def _simulate(label, rng, lesions):
     gain_db, range_db = rng.uniform(-6, 6), rng.uniform(45, 59)
     power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
     grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
-    names = "kind margin lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db x_mm z_mm".split()
+    names = "kind margin lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db posterior x_mm z_mm".split()
     truth = {name: placed[0][name] if placed else "" for name in names} | {"lesions": len(placed)}
     truth |= {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db}
     return grey, masks, truth
@@ -311,15 +299,13 @@ def _cut(rng, grey, masks, truth, copy, mirrored):
     left, right = (int(v) for v in rng.integers(0, width // 25 + 1, 2))
     if copy:
         grey = grey * rng.uniform(0.92, 1.08) + rng.uniform(-14, 14)
-    window = np.s_[top : height - bottom, left : width - right]
-    grey, masks = grey[window], [mask[window] for mask in masks]
+    turn = -1 if mirrored else 1
+    grey, *masks = (part[top : height - bottom, left : width - right][:, ::turn] for part in (grey, *masks))
     truth |= {"copy": copy, "mirrored": mirrored, "centre_x": "", "centre_y": ""}
     if masks:
         x, z = truth["x_mm"] / truth["mm_per_pixel"] - left, truth["z_mm"] / truth["mm_per_pixel"] - top
         truth |= {"centre_x": grey.shape[1] - 1 - x if mirrored else x, "centre_y": z}
-        truth["angle_deg"] *= -1 if mirrored else 1
-    if mirrored:
-        grey, masks = grey[:, ::-1], [mask[:, ::-1] for mask in masks]
+        truth["angle_deg"] *= turn
     return grey, masks, truth
 
 
@@ -353,28 +339,23 @@ def _calipers(rng, draw, mask, ink):
 
 
 def _doppler(rng, picture):
-    """Draw a colour box with a few patches of flow, red towards the probe and blue away from it."""
+    """Draw a colour box into the picture, with a few patches of flow, red towards the probe and blue away from it."""
     width, height = picture.size
-    pixels = np.array(picture)
     box_h, box_w = int(rng.uniform(0.35, 0.55) * height), int(rng.uniform(0.35, 0.55) * width)
     top, left = int(rng.uniform(0.1, 0.4) * height), int(rng.uniform(0.1, 0.4) * width)
     flow = _field(rng, (box_h, box_w), (9, 12))
-    part = pixels[top : top + box_h, left : left + box_w]
-    part[flow > 1.6] = (210, 60, 20)
-    part[flow < -1.7] = (30, 70, 220)
-    picture = Image.fromarray(pixels)
+    picture.paste((210, 60, 20), (left, top), Image.fromarray(flow > 1.6))
+    picture.paste((30, 70, 220), (left, top), Image.fromarray(flow < -1.7))
     ImageDraw.Draw(picture).rectangle([left, top, left + box_w, top + box_h], outline=(230, 200, 60))
-    return picture
 
 
 def _annotate(rng, pixels, mask, marks, colour):
     """Return the pixels with burned-in marks; three channels when ``colour``."""
-    if not marks and not colour:
-        return pixels
     picture, ink = Image.fromarray(pixels), int(rng.integers(200, 256))
     if colour:
         picture = picture.convert("RGB")
-        picture = _doppler(rng, picture) if rng.random() < 0.5 or not marks else picture
+        if rng.random() < 0.5 or not marks:
+            _doppler(rng, picture)
         ink = (250, 220, 60) if rng.random() < 0.6 else (90, 240, 120)
     draw = ImageDraw.Draw(picture)
     if "calipers" in marks:
@@ -403,10 +384,6 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
     masks = tuple(mask.astype(np.uint8) * 255 for mask in masks) or (np.zeros_like(pixels),)
     whole = np.maximum.reduce(masks)
     truth |= {"label": label, "marks": marks, "colour": colour, "width": pixels.shape[1], "height": pixels.shape[0]}
-    behind = truth["behind_db"]
-    truth["posterior"] = (
-        "" if behind == "" else "none" if abs(behind) < 2 else "enhancement" if behind > 0 else "shadow"
-    )
     return Scan(_annotate(rng, pixels, whole, marks, colour), whole, truth, masks)
 
 
@@ -432,20 +409,20 @@ def _families(count):
 
 def _plan_class(rng, label, count, first_group):
     """Return one dict per image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
-    sizes = _families(count)
     rows = []
-    for group, size in enumerate(sizes, first_group):
+    for group, size in enumerate(_families(count), first_group):
         flips = [False, *(rng.random(size - 1) < 0.35).tolist()]
         if group == first_group and size > 1:
             flips[1] = True
-        rows += [{"label": label, "group": group, "copy": k, "mirrored": flips[k], "lesions": 1} for k in range(size)]
+        shared = {"label": label, "drawn_as": label, "group": group, "lone": size == 1, "lesions": 1, "colour": False}
+        rows += [shared | {"copy": copy, "mirrored": flip} for copy, flip in enumerate(flips)]
     several = max(round(_SEVERAL[label] * count), int(label != "normal" and count >= 14))
-    for row in [row for row in rows if sizes[row["group"] - first_group] == 1][:several]:
-        row["lesions"] = 2
+    for row in [row for row in rows if row["lone"]][:several]:
+        row |= {"lone": False, "lesions": 2}
     marked = set(rng.permutation(count)[: round(_MARKED[label] * count)].tolist())
     kinds = ["text"] * 4 + ["calipers"] if label == "normal" else ["calipers", "calipers", "text", "calipers;text"]
     for k, row in enumerate(rows):
-        row |= {"marks": str(rng.choice(kinds)) if k in marked else "", "colour": False, "drawn_as": label}
+        row["marks"] = str(rng.choice(kinds)) if k in marked else ""
     rows = [rows[k] for k in rng.permutation(count)]
     return [row | {"image_id": f"{label} ({number})"} for number, row in enumerate(rows, 1)]
 
@@ -453,13 +430,10 @@ def _plan_class(rng, label, count, first_group):
 def _plan(n, seed):
     """Return one dict per image of the whole data set, with all that `draw` needs and the image's name."""
     rng = np.random.default_rng([seed, 7])
-    rows, group = [], 1
+    rows = []
     for label, count in _shares(n).items():
-        rows += _plan_class(rng, label, count, group)
-        group += count
-    sizes = Counter(row["group"] for row in rows)
-    lone = [row for row in rows if sizes[row["group"]] == 1 and row["lesions"] == 1]
-    one, other = ([row for row in lone if row["label"] == label][-1] for label in ("benign", "malignant"))
+        rows += _plan_class(rng, label, count, first_group=1 + len(rows))
+    one, other = ([r for r in rows if r["lone"] and r["label"] == label][-1] for label in ("benign", "malignant"))
     marked = [row for row in rows if row["marks"] and row is not other]
     for k in rng.permutation(len(marked))[: max(1, round(_COLOUR * n))]:
         marked[k]["colour"] = True
@@ -473,6 +447,7 @@ def _write_scan(folder, seed, row):
     wanted = {key: row[key] for key in ("copy", "mirrored", "marks", "colour", "lesions")}
     scan = draw(row["drawn_as"], [seed, row["group"]], **wanted)
     stem = folder / row["label"] / row["image_id"]
+    stem.parent.mkdir(exist_ok=True)
     pictures = [Image.fromarray(pixels) for pixels in (scan.pixels, *scan.masks)]
     for picture, ending in zip(pictures, ("", "_mask", "_mask_1"), strict=False):
         picture.save(f"{stem}{ending}.png", compress_level=4)
@@ -492,20 +467,16 @@ def make(folder, n=300, seed=0, jobs=None):
     Raises DataError when the folder holds something already or n is below 12.
     """
     folder = Path(folder)
-    if n < SMALLEST:
-        raise DataError(f"At least {SMALLEST} phantoms are needed so that every class has two; {n} were asked for.")
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists():
+    if n < 12:
+        raise DataError(f"At least 12 phantoms are needed so that every class has two; {n} were asked for.")
+    if folder.is_file() or any(folder.glob("*")):
         raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
     with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
-        for label in CLASSES:
-            (working / label).mkdir()
         lines = pool.map(lambda row: _write_scan(working, seed, row), _plan(n, seed))
         table = pd.DataFrame(cache.bar(lines, "making phantoms", total=n, unit="scan"))
         table.to_csv(working / "phantom.csv", columns=_COLUMNS, index=False, lineterminator="\n")
-        made = {"n": n, "seed": seed, "version": GENERATOR_VERSION}
-        (working / "phantom.json").write_text(json.dumps(made) + "\n", encoding="utf-8")
+        made = json.dumps({"n": n, "seed": seed, "version": GENERATOR_VERSION})
+        (working / "phantom.json").write_text(f"{made}\n", encoding="utf-8")
     return folder
 
 

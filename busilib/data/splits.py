@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from busilib import recipes
-from busilib.data.natural import natural_key
 from busilib.errors import SplitError
 from busilib.recipes import CLASSES
 
@@ -20,7 +19,7 @@ _PAPER = {"A-frozen": "A", "A-tuned": "A", "B-frozen": "B", "B-tuned": "B"}  # w
 
 @dataclass(frozen=True)
 class Split:
-    """Which file is in which part, and how that was decided.
+    """Which file is in which set, and how that was decided.
 
     Attributes:
         paper: "A", "B", or "" for a split that is neither's own.
@@ -28,8 +27,8 @@ class Split:
         fold, folds: which of how many, counted from 0; (0, 1) where there is one split only.
         seed: what the parts were drawn with.
         table: one row per file, with the columns file_id, kind ("scan" or "mask"), image_id, label, group, path, split.
-        declared: the overlaps that the protocol is known to have: "image" (a scan and its mask in two parts), "group"
-            (near-identical scans in two parts), "validation = test".
+        declared: the overlaps that the protocol is known to have: "image" (a scan and its mask in two sets), "group"
+            (near-identical scans in two sets), "validation = test".
         overlaps: their counts, which `check_split` fills in.
         variant: what sets it apart from other splits of the protocol.
     """
@@ -53,14 +52,13 @@ class Split:
 
     def identity(self):
         """Return what run.json tells of the split: all but its rows, of which it has the hash and the counts."""
-        parts = self.table["split"].value_counts().sort_index()
         words = {key: getattr(self, key) for key in ("name", "paper", "protocol", "fold", "folds", "seed", "variant")}
-        counts = {part: int(n) for part, n in parts.items()}
-        overlaps = {"declared": list(self.declared), "overlaps": dict(self.overlaps)}
+        counts = self.table["split"].value_counts().sort_index().to_dict()
+        overlaps = {"declared": list(self.declared), "overlaps": self.overlaps}
         return words | {"sha256": self.sha256, "files": counts} | overlaps
 
     def part(self, name):
-        """Return the rows of one part; "validation" is the test part when the protocol validates on it."""
+        """Return the rows of one set; "validation" is the test set when the protocol validates on it."""
         if name not in PARTS:
             raise ValueError(f"part {name!r} does not exist; choose one of: {', '.join(PARTS)}")
         if name == "validation" and "validation = test" in self.declared:
@@ -68,7 +66,7 @@ class Split:
         return self.table[self.table["split"] == name].reset_index(drop=True)
 
     def counts(self):
-        """Return the number of files per class and part, as a table with totals."""
+        """Return the number of files per class and set, as a table with totals."""
         table = pd.crosstab(self.table["label"], self.table["split"])
         table = table.reindex(index=[c for c in CLASSES if c in table.index], columns=[p for p in PARTS if p in table])
         table.loc["total"] = table.sum()
@@ -99,16 +97,16 @@ def without_objections(catalogue):
 
 
 def paper_a(catalogue, seed=0, stratified=True):
-    """Paper A: 15 % of the scans are the test part, and validation is that test part (BUSI: 663 / 117).
+    """Paper A: 15 % of the scans are the test set, and validation is that test set (BUSI: 663 / 117).
 
     Drawn by scikit-learn, stratified by class or not. Copies of a scan may lie on both sides: the paper did not look.
     """
     from sklearn.model_selection import train_test_split
 
-    table = files(catalogue)
+    table = files(catalogue).assign(split="train")
     labels = table["label"] if stratified else None
     _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=labels)
-    table["split"] = np.where(table.index.isin(test), "test", "train")
+    table.loc[test, "split"] = "test"
     return check_split(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
 
 
@@ -116,40 +114,35 @@ def paper_b(catalogue, seed=0):
     """Paper B: per class int(10 %) of all files are tested, then the first int(20 %) of the rest are validation.
 
     Masks are files like any other, so BUSI gives 1138 / 283 / 157. "The first" is what Keras' validation_split
-    takes from the sorted file names. How the test part was drawn is unsaid; here at random from ``seed``.
+    takes from the sorted file names. How the test set was drawn is unsaid; here at random from ``seed``.
     """
-    table = files(catalogue, masks=True)
+    table = files(catalogue, masks=True).assign(split="train")
     # Keras sorts file names as text: "benign (1).png", "benign (1)_mask.png", "benign (10).png", "benign (2).png"
-    table = table.assign(name=table["file_id"] + ".png").sort_values(["label", "name"]).drop(columns="name")
+    table = table.sort_values("file_id", key=lambda names: names + ".png")
     rng = np.random.default_rng(seed)
-    table["split"] = "train"
-    for _, rows in table.groupby("label", sort=True):
+    for _, rows in table.groupby("label"):
         test = rng.choice(rows.index, size=int(0.1 * len(rows)), replace=False)
-        rest = rows.index[~rows.index.isin(test)]
+        rest = rows.index.drop(test)
         table.loc[test, "split"] = "test"
         table.loc[rest[: int(0.2 * len(rest))], "split"] = "validation"
     return check_split(Split("B", "paper", 0, 1, seed, table.reset_index(drop=True), declared=("image", "group")))
 
 
 def clean(catalogue, fold=0, folds=5, seed=0):
-    """The same work done properly: groups stay together, objections are dropped, validation is a part of its own.
+    """The same work done properly: groups stay together, objections are dropped, the validation set is separate.
 
-    Stratified by class, grouped by near-identical scans; fold ``fold`` of ``folds`` is the test part, and a
+    Stratified by class, grouped by near-identical scans; fold ``fold`` of ``folds`` is the test set, and a
     ``folds``-th of the rest is validation. Only scans are inputs. Dropped: axilla, needle and contradictory scans.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     if not 0 <= fold < folds:
         raise ValueError(f"fold {fold} does not exist: with {folds} folds choose 0 to {folds - 1}")
-    table = files(without_objections(catalogue))
-
-    def draw(rows, number):
-        folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        return rows.index[list(folder.split(rows, rows["label"], rows["group"]))[number][1]]
-
-    table["split"] = "train"
-    table.loc[draw(table, fold), "split"] = "test"
-    table.loc[draw(table[table["split"] == "train"], fold), "split"] = "validation"
+    table = files(without_objections(catalogue)).assign(split="train")
+    for part in ("test", "validation"):
+        rest = table[table["split"] == "train"]
+        drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rest, rest["label"], rest["group"])
+        table.loc[rest.index[list(drawn)[fold][1]], "split"] = part
     return check_split(Split("", "clean", fold, folds, seed, table))
 
 
@@ -187,34 +180,28 @@ def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, 
 def check_split(split):
     """Return the split with its overlaps counted; raise SplitError for any that the protocol did not declare.
 
-    One file in two parts is always refused, and so is an empty part.
+    One file in two sets is always refused, and so is an empty set.
     """
-    table, overlaps = split.table, {}
-    twice = table.loc[table["file_id"].duplicated(), "file_id"].tolist()
-    if twice:
-        raise SplitError(f"{split.name}: {len(twice)} files appear twice, the first is {twice[0]!r}")
+    table, overlaps, wrong = split.table, {}, []
+    twice = table.loc[table["file_id"].duplicated(), "file_id"]
+    wrong += [f"{len(twice)} files appear twice, the first is {twice.iloc[0]!r}."] if len(twice) else []
     unknown = sorted(set(table["split"]) - set(PARTS))
-    if unknown:
-        raise SplitError(f"{split.name}: unknown parts {unknown}; a file is in one of: {', '.join(PARTS)}")
+    wrong += [f"Unknown sets {unknown}; a file is in one of: {', '.join(PARTS)}."] if unknown else []
     for kind, column in (("image", "image_id"), ("group", "group")):
-        parts = table.groupby(column)["split"].nunique()
-        overlaps[kind] = int((parts > 1).sum())
+        rows = table[table.groupby(column)["split"].transform("nunique") > 1]
+        overlaps[kind] = rows[column].nunique()
         if overlaps[kind] and kind not in split.declared:
-            example = sorted(parts.index[parts > 1], key=natural_key)[0]
-            rows = table[table[column] == example]
-            raise SplitError(
-                f"{split.name}: {overlaps[kind]} {kind}s lie in two parts, for instance {example!r}: "
-                f"{', '.join(rows['file_id'] + ' in ' + rows['split'])}. Keep each on one side, or declare "
-                f"the overlap {kind!r} if the protocol is known to have it."
-            )
+            rows = rows[rows[column] == rows[column].iloc[0]]
+            example = ", ".join(rows["file_id"] + " in " + rows["split"])
+            hint = f"Keep each on one side, or declare the overlap {kind!r} if the protocol is known to have it."
+            wrong.append(f"{overlaps[kind]} {kind}s lie in two sets, for instance {example}. {hint}")
     counts = {part: int((table["split"] == part).sum()) for part in PARTS}
     if "validation = test" in split.declared:
-        if counts.pop("validation"):
-            raise SplitError(f"{split.name}: declares 'validation = test' and has a validation part as well")
         overlaps["validation = test"] = counts["test"]
-    for part in [part for part, n in counts.items() if n == 0]:
-        raise SplitError(
-            f"{split.name}: the {part} part is empty. Validating on the test part must be declared "
-            "('validation = test'); otherwise give every part some files."
-        )
+        if counts.pop("validation"):
+            wrong.append("It declares 'validation = test' and has a validation set as well.")
+    hint = "Validating on the test set must be declared ('validation = test'); otherwise give every set files."
+    wrong += [f"The {part} set is empty. {hint}" for part, n in counts.items() if n == 0]
+    if wrong:
+        raise SplitError(f"{split.name}: {' '.join(wrong)}")
     return replace(split, overlaps=overlaps)

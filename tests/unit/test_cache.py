@@ -45,6 +45,7 @@ def test_a_file_is_written_whole(tmp_path):
     assert target.read_text(encoding="utf-8") == "two" and list(tmp_path.iterdir()) == [target]
     with cache.write_file(tmp_path / "a.weights.h5") as working:  # Keras wants the whole ending
         assert working.name.endswith(".weights.h5") and working.name.startswith(".")
+        working.touch()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
@@ -95,12 +96,6 @@ def test_numbers_are_compared_as_numbers():
         "benign (10)",
         "malignant (1)",
     ]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.text(max_size=8)))
-def test_any_names_can_be_sorted(names):
-    assert sorted(sorted(names, key=natural_key)) == sorted(names)
 
 
 def test_a_superscript_is_no_number():

@@ -18,7 +18,7 @@ def seed(request):
 @pytest.mark.parametrize("kind", leaks.MAKE)
 def test_a_pair_has_the_same_test_and_as_much_training(phantoms, kind, seed):
     pair = leaks.MAKE[kind](phantoms, seed)
-    assert pair.kind == pair.with_leak.protocol == kind and pair.without.protocol == "clean"
+    assert pair.with_leak.protocol == kind and pair.without.protocol == "clean"
     without, leaking = pair.without, pair.with_leak
     for column in ("image_id", "label"):
         assert set(without.part("test")[column]) == set(leaking.part("test")[column])
@@ -36,7 +36,7 @@ def test_the_leak_is_there_and_only_there(phantoms, kind, seed):
     assert pair.without.overlaps == {"image": 0, "group": 0}
     assert pair.with_leak.overlaps["group"] > 0
     assert (pair.with_leak.overlaps["image"] > 0) == (kind != "copies")
-    with pytest.raises(SplitError, match="lie in two parts"):
+    with pytest.raises(SplitError, match="lie in two sets"):
         splits.check_split(replace(pair.with_leak, declared=()))
 
 
