@@ -46,7 +46,7 @@ def test_early_stopping_on_validation_is_what_training_itself_restores(recipe, p
     """The honest row stands for a head that was trained the usual way."""
     table = studies.leaks_of(recipe, NONE, phantoms, 3).set_index("kind")
     split = studies.leaks.clean(phantoms, 3)
-    predictions = training.train_head(recipe, split, weights=NONE, seed=3)[2]
+    predictions = training.train_head(recipe, split, weights=NONE, seed=3)[1]
     assert table.loc["validation", "without"] == pytest.approx(studies.accuracy(predictions))
 
 
