@@ -1,4 +1,4 @@
-"""Runs: one trained model = one folder. Written whole or not at all, and found again by its key.
+"""Runs: one trained model = one folder. Written whole or not at all, and opened again by its key.
 
 RUNS/<name>/  run.json · history.csv · predictions.csv · the model · model_card.md
 RUNS/bases/   frozen bases that no name finds again (of a file, or drawn at random), each stored once
@@ -16,10 +16,12 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path
 
+import joblib
 import pandas as pd
 from filelock import FileLock
 
@@ -79,20 +81,20 @@ class Run:
         return pd.read_csv(self.folder / "predictions.csv")
 
     def part(self, name="test"):
-        """Return the predictions of one part, with the columns ``predicted`` and ``confidence`` added."""
+        """Return the predictions of one set, with the columns ``predicted`` and ``confidence`` added."""
         table = self.predictions[self.predictions["split"] == name].reset_index(drop=True)
         if table.empty:
-            raise RunError(f"{self.name} has no predictions for the {name} part")
+            raise RunError(f"{self.name} has no predictions for the {name} set")
         probabilities = table[PROBABILITIES].to_numpy()
         predicted = [CLASSES[i] for i in probabilities.argmax(axis=1)]
         return table.assign(predicted=predicted, confidence=probabilities.max(axis=1))
 
     def confusion(self, name="test"):
-        """Return the confusion matrix (3, 3) of one part: truth in rows, prediction in columns, class order."""
+        """Return the confusion matrix (3, 3) of one set: truth in rows, prediction in columns, class order."""
         return confusion(self.part(name))
 
     def summary(self, name="test"):
-        """Return the scores of one part with their intervals: see `metrics.summary`."""
+        """Return the scores of one set with their intervals: see `metrics.summary`."""
         return metrics.summary(self.confusion(name))
 
     @property
@@ -110,8 +112,6 @@ class Run:
         if file is None:
             raise RunError(f"{self.name} has no {', '.join(MODELS)}: its model was not kept")
         if file.suffix == ".joblib":
-            import joblib
-
             return joblib.load(file)
         from busilib.learning import keras, models
 
@@ -193,8 +193,6 @@ def write(folder, trained, info):
     info = info | {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
     with write_folder(folder) as working:
         if not hasattr(trained.model, "save"):
-            import joblib
-
             joblib.dump(trained.model, working / "model.joblib")
         elif info["recipe"].get("unfreeze") == "none":
             trained.model.get_layer("head").save(working / "head.keras")
@@ -283,7 +281,7 @@ def collect(runs="auto"):
     ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``,
     ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
     ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
-    test part. A run that several executions made counts once.
+    test set. A run that several executions made counts once.
     """
     table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
     return table.drop_duplicates("run", ignore_index=True) if len(table) else table
@@ -355,10 +353,10 @@ def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f
 def best(table, by="validation_accuracy"):
     """Return the best row of a `collect`ed table by *validation*: choosing by the test score would flatter it.
 
-    Of equals the first. Raises ValueError for a measure of the test part.
+    Of equals the first. Raises ValueError for a score of the test set.
     """
     if not by.startswith("validation_"):
-        raise ValueError(f"{by!r} is not of the validation part: who chooses by the test part has none left to test on")
+        raise ValueError(f"{by!r} is no validation score: who chooses by the test set has none left to test on")
     if table.empty:
         raise RunError("there are no runs to choose from")
     return table.loc[table[by].idxmax()]
@@ -396,7 +394,8 @@ def _info(recipe, scans, split, weights, seed, start):
 
 def environment():
     """Return on what this process computes: a dict of backend, device, versions (name → version) and date."""
-    versions = {name: version(name) for name in ("keras", _backend(), "numpy", "scikit-learn")}
+    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn")}
+    versions |= {_backend(): import_module(_backend()).__version__}
     versions |= {"python": platform.python_version(), "busi-notebooks": busilib.__version__}
     return {"backend": _backend(), "device": _device(), "versions": versions, "date": time.strftime("%Y-%m-%d")}
 

@@ -177,7 +177,7 @@ def accuracy(predictions):
 def three_ways():
     """Return one row per paper, from the stored results: what it prints, the same protocol here, and done properly.
 
-    A list of dicts of text. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    A table of texts. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
     """
 
     def one(name):
@@ -194,8 +194,7 @@ def three_ways():
         ("B: Inception-ResNet-v2", f"{printed_b:.3f} of {published.B_FILES['test']}", one("B-frozen-paper"),
          one("B-frozen-clean")),
     ]  # fmt: skip
-    columns = ("paper", "paper says", "same protocol here", "done properly")
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return pd.DataFrame(rows, columns=["paper", "paper says", "same protocol here", "done properly"])
 
 
 # --- several systems on the same images -------------------------------------------------------------------------------
@@ -270,15 +269,11 @@ def script_split(catalogue, order="natural", coded=False, seed=42):
     """
     from sklearn.model_selection import train_test_split
 
-    table = catalogue.table
-    ids = table["image_id"] if order == "text" else pd.Series(range(len(table)))
-    rows = [ids[(table["label"] == name).to_numpy()].sort_values().index.to_numpy() for name in SCRIPT_ORDER]
-    rows = np.concatenate(rows)
-    labels = table["label"].to_numpy()[rows]
-    if coded:
-        labels = np.array([SCRIPT_ORDER.index(label) for label in labels])
-    train, test = train_test_split(np.arange(len(rows)), test_size=0.15, random_state=seed, stratify=labels)
-    return rows[train], rows[test]
+    table = catalogue.table.sort_values("image_id") if order == "text" else catalogue.table
+    rows = np.concatenate([table.index[table["label"] == name] for name in SCRIPT_ORDER])
+    labels = table["label"][rows]
+    classes = labels.map(SCRIPT_ORDER.index) if coded else labels
+    return train_test_split(rows, test_size=0.15, random_state=seed, stratify=classes)
 
 
 def forest(seed=0):

@@ -50,8 +50,7 @@ class RandomAffine(keras.layers.Layer):
         Grey scans are moved in one channel: the same values, for a third of the work.
         """
         result = np.empty_like(pixels)
-        starts = range(0, len(pixels), DRAWN)
-        drawn = [ops.convert_to_numpy(self.draw(len(pixels[start : start + DRAWN]))) for start in starts]
+        drawn = [self.draw(len(pixels[start : start + DRAWN])) for start in range(0, len(pixels), DRAWN)]
         grey = np.array([(image == image[..., :1]).all() for image in pixels])
         for is_grey, channels in ((True, 1), (False, 3)):
             rows = np.flatnonzero(grey == is_grey)

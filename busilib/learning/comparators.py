@@ -323,23 +323,16 @@ def find_weights(system, weights, kind, profile="quick"):
 def folds(scans, count=5, seed=0, protocol="clean"):
     """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
 
-    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well. Raises
-    SplitError when a set of a fold is without one of the classes: there are too few of its images, or too many folds.
+    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well.
     """
     if protocol == "paper":
         return [splits.paper_a(scans, seed)]
-    return [check_parts(splits.clean(scans, fold, count, seed)) for fold in range(count)]
-
-
-def check_parts(split):
-    """Return the split; raise SplitError when one of its parts is without one of the classes."""
-    for part in splits.PARTS:
-        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
-    return split
+    return [splits.clean(scans, fold, count, seed) for fold in range(count)]
 
 
 def check_probabilities(probabilities, who):
     """Return ``probabilities`` (N, 3); raise RunError unless none is below 0 and their sum per image is 1."""
+    probabilities = np.asarray(probabilities, dtype=float)
     right = (probabilities >= -1e-6).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
     if not right.all():
         raise RunError(
@@ -352,9 +345,10 @@ def check_probabilities(probabilities, who):
 def train(system, split, *, scans, weights, seed=0):
     """Fit a system on a split and return a `training.Trained`.
 
-    Raises SplitError when a part is without a class, RunError when what the system says is no probability.
+    Raises SplitError when a set is without a class, RunError when what the system says is no probability.
     """
-    check_parts(split)
+    for part in splits.PARTS:
+        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
     X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
     train, held_out = (split.table["file_id"].isin(split.part(name)["file_id"]) for name in ("train", "validation"))
     classifier, more = system.estimator(weights.path if weights.kind == "file" else weights.kind, seed), {}

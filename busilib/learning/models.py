@@ -24,16 +24,15 @@ class Backbone:
     preprocessing: str  # "caffe": BGR minus the ImageNet means; "tf": [-1, 1]
     last_stage: str  # the layer whose output enters the last stage, which unfreeze="last" trains
     last_block: str  # the layer whose output enters the last block of that stage, which unfreeze="block" trains
-    smallest: int  # side in pixels below which the network cannot be built
     file: str  # what keras.applications calls its ImageNet file without the top, in Keras' own cache
 
 
 _FILE = "weights_tf_dim_ordering_tf_kernels"
 BACKBONES = {
-    "ResNet50": Backbone("caffe", "conv4_block6_out", "conv5_block2_out", 32, f"resnet50_{_FILE}_notop.h5"),
-    "InceptionResNetV2": Backbone("tf", "mixed_7a", "block8_9_ac", 75, f"inception_resnet_v2_{_FILE}_notop.h5"),
-    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", 32, f"vgg16_{_FILE}_notop.h5"),
-    "MobileNetV2": Backbone("tf", "block_12_add", "block_15_add", 32, f"mobilenet_v2_{_FILE}_1.0_224_no_top.h5"),
+    "ResNet50": Backbone("caffe", "conv4_block6_out", "conv5_block2_out", f"resnet50_{_FILE}_notop.h5"),
+    "InceptionResNetV2": Backbone("tf", "mixed_7a", "block8_9_ac", f"inception_resnet_v2_{_FILE}_notop.h5"),
+    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", f"vgg16_{_FILE}_notop.h5"),
+    "MobileNetV2": Backbone("tf", "block_12_add", "block_15_add", f"mobilenet_v2_{_FILE}_1.0_224_no_top.h5"),
 }
 
 
@@ -110,11 +109,9 @@ def _imagenet(backbone, profile):
 def backbone(name, size, weights, seed=0):
     """Return a network of keras.applications without its top, for (N, size, size, 3) inputs, named "base".
 
-    Without a file of weights it is as drawn from ``seed``. Raises ValueError when ``size`` is too small for it,
-    WeightsError when the file does not fit.
+    Without a file of weights it is as drawn from ``seed``. Raises WeightsError when the file does not fit; Keras
+    raises ValueError when ``size`` is too small for the network.
     """
-    if size < BACKBONES[name].smallest:
-        raise ValueError(f"{name} needs images of at least {BACKBONES[name].smallest} pixels a side, not {size}")
     keras.utils.set_random_seed(seed)
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")

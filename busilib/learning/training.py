@@ -105,7 +105,7 @@ def still(recipe, split, frozen=None):
 
 
 def part(split, name, inputs):
-    """Return (inputs, one-hot labels (n, 3)) of one part; ``inputs`` has one row per file of the split."""
+    """Return (inputs, one-hot labels (n, 3)) of one set; ``inputs`` has one row per file of the split."""
     rows = split.table["file_id"].isin(split.part(name)["file_id"]).to_numpy()
     return inputs[rows], keras.utils.to_categorical(split.table["label"][rows].map(CLASSES.index), len(CLASSES))
 

@@ -266,25 +266,23 @@ def test_a_class_is_missing(phantoms, split, tmp_path):
     with pytest.raises(SplitError, match=r"clean, fold 1 of 3: the test set has \d+ images, but none of .* normal"):
         run_of("majority", phantoms, without, tmp_path)
     x, y = striped()
-    with pytest.raises(SplitError, match="the training set has 20 images, but none of the class malignant"):
+    with pytest.raises(SplitError, match=r"the training set has \d+ images, but none of the class malignant"):
         estimator("lenet").fit(x[y != 1], y[y != 1])
 
 
 def test_fewer_images_than_folds(phantoms):
-    with pytest.raises(SplitError, match="clean, fold . of 20: the .* set has .* images, but none of the class"):
-        comparators.folds(phantoms, 20)
     for count in (1, 50):
         with pytest.raises(ValueError, match=f"n_splits={count}"):
             comparators.folds(phantoms, count)
-    x, y = striped(9)
-    with pytest.raises(SplitError, match="the training set has . images, but none of the class normal"):
-        estimator("ensemble").fit(x, y, groups=np.where(y == 2, 0, np.arange(9) + 1))
+    x, y = striped(30)
+    with pytest.raises(SplitError, match="the training set has .* images, but none of the class normal"):
+        estimator("ensemble").fit(x, y, groups=np.where(y == 2, 0, np.arange(30) + 1))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.5, -0.5])
 def test_what_is_no_probability_is_refused(value):
     with pytest.raises(RunError, match="LeNet gave no probabilities for 1 of 2 images"):
-        comparators.check_probabilities(np.array([[value, 0, 1], [0, 0, 1]]), "LeNet")
+        comparators.check_probabilities([[value, 0, 1], [0, 0, 1]], "LeNet")
 
 
 def test_nan_leaves_no_run(phantoms, split, tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def test_copy_weights_takes_what_fits(tiny):
 
 
 def test_too_small_a_picture_is_refused():
-    with pytest.raises(ValueError, match="InceptionResNetV2 needs images of at least 75 pixels a side, not 64"):
+    with pytest.raises(ValueError, match="must be at least 75x75"):
         models.backbone("InceptionResNetV2", 64, NONE)
 
 

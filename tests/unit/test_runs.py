@@ -132,7 +132,7 @@ def test_scores_come_from_the_predictions(run):
     assert run.summary()["accuracy"] == pytest.approx((truth == predicted).mean())
     assert run.confusion("train").sum() == 51 and run.info["scores"]["test"] == pytest.approx(run.summary())
     assert np.allclose(test["confidence"], test[runs.PROBABILITIES].max(axis=1))
-    with pytest.raises(RunError, match="has no predictions for the validation part"):
+    with pytest.raises(RunError, match="has no predictions for the validation set"):
         run.summary("validation")
 
 
@@ -293,8 +293,8 @@ def test_stored_results_say_on_what_they_were_measured():
 
 
 def test_no_model_no_prediction(tiny_run, tmp_path):
-    shutil.copytree(tiny_run.folder, tmp_path / "kept")
-    (tmp_path / "kept" / "head.keras").unlink()
+    shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "head.keras").unlink()
     with pytest.raises(RunError, match="its model was not kept"):
-        runs.open_run(tmp_path / "kept").model()
+        runs.open_run(tmp_path / "copy").model()
     assert keras.backend.backend() == tiny_run.info["backend"]
