@@ -7,8 +7,6 @@ unscaled output, so the model is split at a layer of the base: Keras cannot diff
 import numpy as np
 import pandas as pd
 
-from busilib.errors import BusiError
-
 BATCH = 32
 
 
@@ -74,21 +72,15 @@ def peak_inside(maps, masks):
 
     A map of zeros has no peak, which counts as outside.
     """
-    masks = np.asarray(masks)
-    if len(maps) != len(masks):
-        raise ValueError(f"{len(maps)} maps but {len(masks)} masks")
-    inside = np.zeros(len(masks), dtype=bool)
-    for i, (y, x) in enumerate(peaks(maps)):
-        if np.isfinite(y):
-            inside[i] = masks[i, int(y * masks.shape[1]), int(x * masks.shape[2])]
-    return inside
+    pairs = zip(peaks(maps), np.asarray(masks), strict=True)
+    inside = [np.isfinite(y) and mask[int(y * len(mask)), int(x * len(mask[0]))] for (y, x), mask in pairs]
+    return np.array(inside, dtype=bool)
 
 
 def rank_correlation(first, second):
     """Return Spearman's rank correlation of each pair of maps (N, h, w): float (N,), NaN where a map is constant."""
-    if np.shape(first) != np.shape(second):
-        raise ValueError(f"maps of shape {np.shape(first)} cannot be compared with maps of shape {np.shape(second)}")
-    a, b = (pd.DataFrame(np.reshape(maps, (len(maps), -1))).rank(axis=1) for maps in (first, second))
+    both = np.stack([first, second])  # refuses maps of different shapes
+    a, b = (pd.DataFrame(maps.reshape(len(maps), -1)).rank(axis=1) for maps in both)
     return a.corrwith(b, axis=1).to_numpy()
 
 
@@ -123,23 +115,14 @@ def _gradient(upper, features, classes):
     def score(values):
         return keras.ops.sum(upper(values, training=False) * chosen)
 
-    backends = {"tensorflow": _tensorflow, "jax": _jax}
-    if keras.backend.backend() not in backends:
-        raise BusiError(f"Grad-CAM needs KERAS_BACKEND to be one of: {', '.join(backends)}")
-    return np.asarray(backends[keras.backend.backend()](score, features))
+    if keras.backend.backend() == "jax":
+        import jax
 
-
-def _tensorflow(score, features):
+        return np.asarray(jax.grad(score)(features))
     import tensorflow
 
     values = tensorflow.convert_to_tensor(features)
     with tensorflow.GradientTape() as tape:
         tape.watch(values)
         total = score(values)
-    return tape.gradient(total, values)
-
-
-def _jax(score, features):
-    import jax
-
-    return jax.grad(score)(features)
+    return np.asarray(tape.gradient(total, values))

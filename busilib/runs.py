@@ -1,4 +1,4 @@
-"""Runs: one trained model = one folder. Written whole or not at all, and found again by its key.
+"""Runs: one trained model = one folder. Written whole or not at all, and opened again by its key.
 
 RUNS/<name>/  run.json · history.csv · predictions.csv · the model · model_card.md
 RUNS/bases/   frozen bases that no name finds again (of a file, or drawn at random), each stored once
@@ -16,10 +16,12 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path
 
+import joblib
 import pandas as pd
 from filelock import FileLock
 
@@ -29,8 +31,6 @@ from busilib.cache import cache_dir, report, write_file, write_folder
 from busilib.errors import RunError
 from busilib.recipes import CLASSES, PROBABILITIES, Recipe
 
-__all__ = ["CLASSES", "PROBABILITIES", "Run", "find_or_train", "open_run"]
-
 
 def _code(*names):
     """Return a hash of what files of this package do: their comments and docstrings do not count."""
@@ -38,22 +38,21 @@ def _code(*names):
     for name in names:
         tree = ast.parse((Path(busilib.__file__).parent / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-            if documented and ast.get_docstring(node, clean=False) is not None:
-                node.body[0] = ast.Pass()
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+                node.value = ast.Constant("")
         digest.update(ast.unparse(tree).encode())
     return digest.hexdigest()
 
 
-_TRAINING = (
-    "data/images.py",
-    *(f"learning/{name}.py" for name in ("augmentation", "embedded/__init__", "models", "training")),
-)
+_COMPARATORS = ("learning/comparators.py", "learning/networks.py")
+_LEARNING = sorted(f"learning/{file.name}" for file in Path(busilib.__file__).parent.glob("learning/*.py"))
+_TRAINING = ("data/images.py", *(name for name in _LEARNING if name not in _COMPARATORS))
 # What a result depends on. Read once, when the process starts: what runs is the code of then, whatever is edited later.
-CODE = {
-    "recipe": _code(*_TRAINING),
-    "comparator": _code(*_TRAINING, "learning/comparators.py", "learning/networks.py"),
-}
+CODE = {"recipe": _code(*_TRAINING), "comparator": _code(*_TRAINING, *_COMPARATORS)}
+
+
+MODELS = ("head.keras", "model.keras", "model.joblib")  # one of them is in a run's folder
+BASE = "bases/{}.weights.h5"  # beside the run folders
 
 
 @dataclass(frozen=True)
@@ -82,20 +81,20 @@ class Run:
         return pd.read_csv(self.folder / "predictions.csv")
 
     def part(self, name="test"):
-        """Return the predictions of one part, with the columns ``predicted`` and ``confidence`` added."""
+        """Return the predictions of one set, with the columns ``predicted`` and ``confidence`` added."""
         table = self.predictions[self.predictions["split"] == name].reset_index(drop=True)
         if table.empty:
-            raise RunError(f"{self.name} has no predictions for the {name} part")
+            raise RunError(f"{self.name} has no predictions for the {name} set")
         probabilities = table[PROBABILITIES].to_numpy()
         predicted = [CLASSES[i] for i in probabilities.argmax(axis=1)]
         return table.assign(predicted=predicted, confidence=probabilities.max(axis=1))
 
     def confusion(self, name="test"):
-        """Return the confusion matrix (3, 3) of one part: truth in rows, prediction in columns, class order."""
+        """Return the confusion matrix (3, 3) of one set: truth in rows, prediction in columns, class order."""
         return confusion(self.part(name))
 
     def summary(self, name="test"):
-        """Return the scores of one part with their intervals: see `metrics.summary`."""
+        """Return the scores of one set with their intervals: see `metrics.summary`."""
         return metrics.summary(self.confusion(name))
 
     @property
@@ -109,19 +108,18 @@ class Run:
         A model.joblib, of scikit-learn, runs code when it is loaded: open only your own. Raises RunError when the
         folder has no model, as a sweep may leave it, or when its frozen base is not to be had.
         """
-        if (self.folder / "model.joblib").is_file():
-            import joblib
-
-            return joblib.load(self.folder / "model.joblib")
+        file = next((self.folder / name for name in MODELS if (self.folder / name).is_file()), None)
+        if file is None:
+            raise RunError(f"{self.name} has no {', '.join(MODELS)}: its model was not kept")
+        if file.suffix == ".joblib":
+            return joblib.load(file)
         from busilib.learning import keras, models
 
-        if (self.folder / "head.keras").is_file():
-            head = keras.models.load_model(self.folder / "head.keras", compile=False)
-            recipe, weights = recipe_of(self.info), models.Weights(self.info["weights"]["kind"], "")
-            return models.assemble(recipe, weights, _find_base(self, recipe), head)
-        if not (self.folder / "model.keras").is_file():
-            raise RunError(f"{self.name} has no head.keras, model.keras or model.joblib: its model was not kept")
-        return keras.models.load_model(self.folder / "model.keras", compile=False)
+        model = keras.models.load_model(file, compile=False)
+        if file.stem == "model":
+            return model
+        recipe, weights = recipe_of(self.info), models.Weights(self.info["weights"]["kind"], "")
+        return models.assemble(recipe, weights, _load_base(self, recipe), model)
 
 
 def confusion(table):
@@ -155,14 +153,13 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
     Keras' version, ``start`` and the code that trains. Raises RunError when ``weights`` are not those of ``start``.
     """
     weights = _weights_of(start, weights) if start else weights
-    key = _key(recipe, scans, split, weights, seed, start)
-    folder = place(runs) / f"{recipe.name}-{key[:12]}"
+    info = _info(recipe, scans, split, weights, seed, start)
+    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():
             began = time.perf_counter()
             trained = _train(recipe, scans, split, weights, seed, start)
-            info = _info(recipe, scans, split, weights, seed, start, key) | trained.info
-            info |= {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
+            info |= trained.info | {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
             write(folder, trained, info)
     report(run=folder.name)
     return open_run(folder)
@@ -192,101 +189,84 @@ def _weights_of(start, weights):
 def write(folder, trained, info):
     """Write a run folder: in a temporary folder first, renamed when complete."""
     table = trained.predictions
-    scores = {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}
-    info = info | {"scores": scores}  # so that a thousand runs are read in a second; predictions.csv has the last word
+    # Scores stand here so that a thousand runs are read in a second; predictions.csv has the last word.
+    info = info | {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
     with write_folder(folder) as working:
-        info |= _save(trained.model, working, folder.parent, info)
+        if not hasattr(trained.model, "save"):
+            joblib.dump(trained.model, working / "model.joblib")
+        elif info["recipe"].get("unfreeze") == "none":
+            trained.model.get_layer("head").save(working / "head.keras")
+            info |= {"base": {"sha256": _save_base(trained.model.get_layer("base"), folder.parent, info)}}
+        else:
+            trained.model.save(working / "model.keras")
         (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
         trained.history.to_csv(working / "history.csv", index=False)
         table.to_csv(working / "predictions.csv", index=False)
         (working / "model_card.md").write_text(card(Run(working)), encoding="utf-8")
 
 
-def _save(model, working, home, info):
-    """Save a model into the folder ``working``, a frozen one as its head; return what run.json says of its base."""
-    if not hasattr(model, "save"):
-        import joblib
-
-        joblib.dump(model, working / "model.joblib")
-        return {}
-    if info["recipe"].get("unfreeze") != "none":
-        model.save(working / "model.keras")
-        return {}
+def _save_base(base, home, info):
+    """Return the hash of a frozen base; it is stored beside the runs unless the name of its weights finds it again."""
     from busilib.learning import models
 
-    base, start = model.get_layer("base"), info["started_from"]
     sha256 = models.weights_sha256(base)
-    named = info["weights"]["kind"] in ("phantom", "imagenet") and (not start or start.get("base", {}).get("named"))
-    file = home / "bases" / f"{sha256[:32]}.weights.h5"
-    if not named and not file.exists():
+    file = home / BASE.format(sha256[:32])
+    if (info["start"] or info["weights"]["kind"] in ("file", "none")) and not file.exists():
         file.parent.mkdir(exist_ok=True)
         with write_file(file) as temporary:
             base.save_weights(temporary)
-    model.get_layer("head").save(working / "head.keras")
-    return {"base": {"sha256": sha256, "named": bool(named)}}
+    return sha256
 
 
-def _find_base(run, recipe):
-    """Return the frozen base of a run: by the name of its weights, or from the file beside the runs."""
-    from busilib.errors import WeightsError
+def _load_base(run, recipe):
+    """Return the frozen base of a run: from the file beside the runs, by the name of its weights, or drawn again."""
     from busilib.learning import models
 
-    told = run.info["base"]
-    file = run.folder.parent / "bases" / f"{told['sha256'][:32]}.weights.h5"
-    try:
-        named = told["named"] and models.find_weights(run.info["weights"]["kind"], recipe.backbone)
-        base = models.backbone(recipe.backbone, recipe.image_size, named or models.Weights("file", "", str(file)))
-    except WeightsError as error:
-        where = "" if told["named"] else f" Copy the folder {file.parent.name}/ together with the runs."
-        raise RunError(f"The frozen base of {run.name} is not here: {error}{where}") from error
-    if models.weights_sha256(base) != told["sha256"]:
-        raise RunError(f"The {run.info['weights']['kind']} weights here are not those that {run.name} was trained on")
+    sha256, kind = run.info["base"]["sha256"], run.info["weights"]["kind"]
+    file = run.folder.parent / BASE.format(sha256[:32])
+    weights = models.find_weights(str(file) if file.exists() or kind == "file" else kind, recipe.backbone)
+    base = models.backbone(recipe.backbone, recipe.image_size, weights, run.info["seed"])
+    if models.weights_sha256(base) != sha256:
+        raise RunError(f"{run.name} was trained on other {kind} weights than those here: copy bases/ with its folder")
     return base
 
 
 def recipe_of(info):
     """Return the Recipe that a run.json (dict) tells of; raise RunError when this version has other settings."""
-    names = {field.name for field in fields(Recipe)}
-    if set(info["recipe"]) != names:
-        odd = ", ".join(sorted(set(info["recipe"]) ^ names))
-        raise RunError(f"Its recipe has other settings than this version's: {odd}")
-    return Recipe(**info["recipe"] | {"dense": tuple(info["recipe"]["dense"])})
+    try:
+        return Recipe(**info["recipe"] | {"dense": tuple(info["recipe"]["dense"])})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"Its recipe has other settings than this version's: {error}") from error
 
 
 def card(run):
     """Return the model card of a run: what it is, on what it was trained, how well it does, what it is not for."""
     info, recipe, tested = run.info, run.info["recipe"], run.part("test")
-    overlaps = [f"{kind}: {count}" for kind, count in info["split"]["overlaps"].items() if count] or ["none"]
     answers = tested["label"].map(CLASSES.index).to_numpy(), tested[PROBABILITIES].to_numpy()
     scores, error = metrics.probability_scores(*answers), metrics.calibration_error(*answers)
-    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title")]
-    lines = [
-        f"# Model card: {recipe.get('title', recipe['name'])}",
-        "",
-        "For teaching and research, not for diagnosis.",
-        "",
-        f"* **Settings**: {', '.join(settings)}.",
-        f"* **Weights**: {info['weights']['sentence']}",
-        f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} "
-        f"({', '.join(f'{part} {n}' for part, n in info['split']['files'].items())} files).",
-        f"* **Declared overlaps between the parts**: {'; '.join(overlaps)}.",
-        f"* **Test accuracy**: {metrics.text(run.summary('test'))}.",
-        f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, **AUC** "
-        f"{scores['auc']:.2f} (mean over the classes, each against the rest); expected calibration error {error:.2f}.",
-        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.",
-        "",
-        "| class | n | sensitivity [95 %] | specificity | precision |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
+    settings = ", ".join(f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title"))
+    files = ", ".join(f"{part} {n}" for part, n in info["split"]["files"].items())
+    overlaps = "; ".join(f"{kind}: {count}" for kind, count in info["split"]["overlaps"].items() if count)
+    classes = [
         f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
         f"| {row.specificity:.2f} | {row.precision:.2f} |"
         for name, row in metrics.per_class(run.confusion("test"), CLASSES).iterrows()
     ]
-    lines += [
-        "",
-        "One data set, from one hospital or made up; no patient identifiers; nothing is known about other scanners.",
-        "",
+    lines = [
+        f"# Model card: {recipe.get('title', recipe['name'])}\n",
+        "For teaching and research, not for diagnosis.\n",
+        f"* **Settings**: {settings}.",
+        f"* **Weights**: {info['weights']['sentence']}",
+        f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} ({files} files).",
+        f"* **Declared overlaps between the sets**: {overlaps or 'none'}.",
+        f"* **Test accuracy**: {metrics.text(run.summary('test'))}.",
+        f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, "
+        f"**AUC** (mean of one against the rest) {scores['auc']:.2f}, **calibration error** {error:.2f}.",
+        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.\n",
+        "| class | n | sensitivity [95 %] | specificity | precision |",
+        "|---|---|---|---|---|",
+        *classes,
+        "\nOne data set, from one hospital or made up; no patient identifiers; nothing is said of other scanners.\n",
     ]
     return "\n".join(lines)
 
@@ -301,7 +281,7 @@ def collect(runs="auto"):
     ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``,
     ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
     ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
-    test part. A run that several executions made counts once.
+    test set. A run that several executions made counts once.
     """
     table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
     return table.drop_duplicates("run", ignore_index=True) if len(table) else table
@@ -314,43 +294,33 @@ def files(folder, name):
 
 def model_files(folder):
     """Return the saved models of all run folders of a folder of runs, or of a sweep, sorted."""
-    return sorted(file for name in ("head.keras", "model.keras", "model.joblib") for file in files(folder, name))
+    return sorted(file for name in MODELS for file in files(folder, name))
 
 
 def row(folder):
     """Return the row of `collect` for one run folder, as a dict."""
     run = Run(Path(folder))
     info, data, split = run.info, run.info["dataset"], run.info["split"]
-    phantoms = data["kind"] == "phantom"
+    # Another seed makes other phantoms; they are of one kind all the same.
+    kind = f"{data['n']} phantoms, version {data['version']}" if data["kind"] == "phantom" else data["name"]
     columns = {"run": run.name} | info["recipe"]
     columns |= {"dense": "-".join(map(str, info["recipe"].get("dense", ())))}  # a table's cell holds no list
-    columns |= {
-        "dataset": data["name"],
-        # Another seed makes other phantoms; they are of one kind all the same.
-        "dataset_kind": f"{data['n']} phantoms, version {data['version']}" if phantoms else data["name"],
-        "dataset_sha256": data["sha256"],
-        "split": split["name"],
-        "split_sha256": split["sha256"],
-        "protocol": ", ".join(filter(None, (split["protocol"], split["variant"]))),
-        "fold": split["fold"],
-        "train": split["files"]["train"],
-        "test": split["files"]["test"],
-        "weights": info["weights"]["kind"],
-    }
+    columns |= {"dataset": data["name"], "dataset_kind": kind, "dataset_sha256": data["sha256"]}
+    columns |= {"split": split["name"], "split_sha256": split["sha256"], "fold": split["fold"]}
+    columns |= {"protocol": ", ".join(filter(None, (split["protocol"], split["variant"])))}
+    columns |= {part: split["files"][part] for part in ("train", "test")}
+    columns |= {"weights": info["weights"]["kind"]}
     columns |= {key: info[key] for key in ("seed", "backend", "device", "seconds", "date")}
-    validated_on_test = "validation = test" in split["declared"]
-    for part, source in (("test", "test"), ("validation", "test" if validated_on_test else "validation")):
+    on_test = "validation = test" in split["declared"]
+    for part, source in (("test", "test"), ("validation", "test" if on_test else "validation")):
         columns |= {f"{part}_{name}": value for name, value in info["scores"][source].items()}
-    return columns | {"validation_is_test": validated_on_test} | _execution(run.folder.parent.parent / "execution.json")
-
-
-def _execution(file):
-    """Return what a sweep knows of the execution that made a run; nothing when there is none."""
-    if file.parent.name == "" or not file.is_file():
-        return {}
-    execution = json.loads(file.read_text(encoding="utf-8"))
-    parameters = {name: value for name, value in execution["parameters"].items() if name != "RUNS"}
-    return {"execution": file.parent.name, "lesson": execution["lesson"]} | parameters
+    columns |= {"validation_is_test": on_test}
+    execution = run.folder.parent.parent / "execution.json"  # of a sweep
+    if execution.is_file():
+        sweep = json.loads(execution.read_text(encoding="utf-8"))
+        columns |= {"execution": execution.parent.name, "lesson": sweep["lesson"], **sweep["parameters"]}
+        columns.pop("RUNS", None)
+    return columns
 
 
 # What makes two runs repetitions of one another when all of it is equal: only their seeds and folds differ.
@@ -372,11 +342,9 @@ def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f
     for _, group in table.groupby(keys, dropna=False, sort=True):
         cells = {name: group[name].iloc[0] for name in shown} | {"runs": len(group)}
         resplit = group["split_sha256"].nunique() > group["dataset_sha256"].nunique()
-        sizes = (group["train"].mean(), group["test"].mean())
+        sizes = (group["train"].mean(), group["test"].mean()) if resplit else (1, 0)
         for measure in measures:
-            interval = (
-                metrics.corrected_interval(group[measure], *sizes) if resplit else metrics.mean_interval(group[measure])
-            )
+            interval = metrics.corrected_interval(group[measure], *sizes)
             cells |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval, strict=True))
         rows.append(cells)
     return pd.DataFrame(rows)
@@ -385,10 +353,10 @@ def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f
 def best(table, by="validation_accuracy"):
     """Return the best row of a `collect`ed table by *validation*: choosing by the test score would flatter it.
 
-    Of equals the first. Raises ValueError for a measure of the test part.
+    Of equals the first. Raises ValueError for a score of the test set.
     """
     if not by.startswith("validation_"):
-        raise ValueError(f"{by!r} is not of the validation part: who chooses by the test part has none left to test on")
+        raise ValueError(f"{by!r} is no validation score: who chooses by the test set has none left to test on")
     if table.empty:
         raise RunError("there are no runs to choose from")
     return table.loc[table[by].idxmax()]
@@ -406,25 +374,9 @@ def write_table(table, folder):
 # --- what run.json holds ---------------------------------------------------------------------------------------------
 
 
-def _key(recipe, scans, split, weights, seed, start):
-    parts = {
-        "recipe": recipe.as_dict(),
-        "weights": weights.sha256 or weights.kind,
-        "seed": seed,
-        "dataset": scans.sha256,
-        "split": split.sha256,
-        "declared": split.declared,
-        "backend": _backend(),
-        "keras": version("keras"),
-        "start": start.info["key"] if start else None,
-        "code": CODE["recipe" if isinstance(recipe, Recipe) else "comparator"],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _info(recipe, scans, split, weights, seed, start, key):
-    return {
-        "key": key,
+def _info(recipe, scans, split, weights, seed, start):
+    """Return what is known of a run before it is trained; ``key`` is a hash of all that its result depends on."""
+    info = {
         "recipe": recipe.as_dict(),
         "seed": seed,
         "start": start.name if start else None,
@@ -433,17 +385,19 @@ def _info(recipe, scans, split, weights, seed, start, key):
         "split": split.identity(),
         "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
     } | environment()
+    settings = [info["recipe"], seed, weights.sha256 or weights.kind, start.info["key"] if start else None]
+    images = [scans.sha256, split.sha256, split.declared]
+    code = [info["backend"], info["versions"]["keras"], CODE["recipe" if isinstance(recipe, Recipe) else "comparator"]]
+    key = hashlib.sha256(json.dumps([settings, images, code], sort_keys=True).encode()).hexdigest()
+    return {"key": key} | info
 
 
 def environment():
     """Return on what this process computes: a dict of backend, device, versions (name → version) and date."""
-    return {
-        "backend": _backend(),
-        "device": _device(),
-        "versions": {name: _version(name) for name in ("keras", "tensorflow", "jax", "numpy", "scikit-learn")}
-        | {"python": platform.python_version(), "busi-notebooks": busilib.__version__},
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn")}
+    versions |= {_backend(): import_module(_backend()).__version__}
+    versions |= {"python": platform.python_version(), "busi-notebooks": busilib.__version__}
+    return {"backend": _backend(), "device": _device(), "versions": versions, "date": time.strftime("%Y-%m-%d")}
 
 
 def _backend():
@@ -462,13 +416,6 @@ def _device():
 
         accelerators = [device.name.rpartition(":")[0] for device in tensorflow.config.list_physical_devices("GPU")]
     return ", ".join(accelerators) or f"CPU, {os.cpu_count()} cores"
-
-
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _peak_memory():

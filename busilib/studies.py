@@ -6,6 +6,7 @@ Each returns a table, one row per measurement, and keeps it in the user's cache:
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ def leaks_of(recipe, weights, scans, seed):
 
 
 def _leaks(recipe, weights, scans, seed):
+    from busilib.learning.training import best_epoch
+
     split = leaks.clean(scans, seed)
-    history, by_epoch, on_test = _every_epoch(recipe, weights, split, seed)
+    history, on_test = _every_epoch(recipe, weights, split, seed)
 
     def chosen(history, monitor, patience=None):
-        from busilib.learning.training import best_epoch
-
-        return by_epoch[best_epoch(history, monitor, patience) - 1]
+        return on_test["val_accuracy"][best_epoch(history, monitor, patience) - 1]
 
     honest = chosen(history, "val_loss", recipe.patience)
     rows = [
@@ -54,33 +55,31 @@ def _leaks(recipe, weights, scans, seed):
         same = pair.without.sha256 == split.sha256
         without = honest if same else accuracy(_train(recipe, weights, pair.without, seed))
         rows.append((kind, without, accuracy(_train(recipe, weights, pair.with_leak, seed)), pair.with_leak))
-    table = pd.DataFrame([row[:3] for row in rows], columns=["kind", "without", "with_leak"])
-    table["n"] = [len(pair_split.part("test")) for *_, pair_split in rows]
+    table = pd.DataFrame(rows, columns=["kind", "without", "with_leak", "split"])
+    table["n"] = [len(tested.part("test")) for tested in table.pop("split")]
     # The same for all pairs: a mask or an augmented copy is no other image.
     table["n_train"] = split.part("train")["image_id"].nunique()
     return table.assign(seed=seed, difference=table["with_leak"] - table["without"])
 
 
 def _every_epoch(recipe, weights, split, seed):
-    """Train to the last epoch; return its history, the test accuracy after each epoch, and the test set's history."""
-    from dataclasses import replace
-
+    """Train to the last epoch; return its history, and the same with the test set in the validation set's place."""
     from busilib.learning import keras, training
 
-    test = split.part("test")
-    inputs, labels = training.part(split, "test", training.still(recipe, split, training.frozen_of(recipe, weights)))
-    probabilities = []
+    frozen = training.frozen_base(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
+    inputs, labels = training.part(split, "test", training.still(recipe, split, frozen))
+    answers = []
 
     class Watch(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            probabilities.append(training.predict(self.model, inputs))
+            answers.append(training.predict(self.model, inputs))
 
     patient = replace(recipe, patience=None)
-    _, history, _ = training.train_head(patient, split, weights=weights, seed=seed, callbacks=[Watch()])
-    right = np.stack(probabilities)[:, labels.astype(bool)]  # (epochs, test files): the true class's probability
-    by_epoch = (np.argmax(probabilities, axis=2) == codes(test["label"])).mean(axis=1)
-    loss = -np.log(np.maximum(right, 1e-7)).mean(axis=1)
-    return history, by_epoch, pd.DataFrame({"epoch": history["epoch"], "val_loss": loss, "val_accuracy": by_epoch})
+    history, _ = training.train_head(patient, split, weights=weights, seed=seed, callbacks=[Watch()])
+    probabilities = np.stack(answers)  # (epochs, test files, classes)
+    right = (probabilities.argmax(axis=2) == labels.argmax(axis=1)).mean(axis=1)
+    loss = -np.log(np.maximum(probabilities[:, labels.astype(bool)], 1e-7)).mean(axis=1)
+    return history, pd.DataFrame({"epoch": history["epoch"], "val_loss": loss, "val_accuracy": right})
 
 
 def worth(rows):
@@ -89,12 +88,11 @@ def worth(rows):
     The seeds re-draw the splits of one data set, so the interval is `metrics.corrected_interval`.
     """
     table = {}
-    for kind, measured in rows.groupby("kind"):
+    for kind in [kind for kind in LEAKS if kind in set(rows["kind"])]:
+        measured = rows[rows["kind"] == kind]
         sizes = measured["n_train"].mean(), measured["n"].mean()
-        table[kind] = metrics.corrected_interval(100 * measured["difference"], *sizes)
-    table = pd.DataFrame.from_dict(table, orient="index", columns=["mean", "low", "high"])
-    table = table.loc[[kind for kind in LEAKS if kind in table.index]]
-    return table.assign(what=[LEAKS[kind] for kind in table.index])
+        table[kind] = (*metrics.corrected_interval(100 * measured["difference"], *sizes), LEAKS[kind])
+    return pd.DataFrame.from_dict(table, orient="index", columns=["mean", "low", "high", "what"])
 
 
 def scans_or_masks(recipe, weights, scans, seed, split_seed=42):
@@ -106,8 +104,8 @@ def scans_or_masks(recipe, weights, scans, seed, split_seed=42):
 
     def make():
         split, rows = splits.paper_a(scans, split_seed), []
-        for inputs, seen in (("scan", split), ("mask", leaks.as_masks(split, scans))):
-            matrix = _test(_train(recipe, weights, seen, seed))
+        for inputs, shown in (("scan", split), ("mask", leaks.as_masks(split, scans))):
+            matrix = _test(_train(recipe, weights, shown, seed))
             rows.append((inputs, seed, metrics.accuracy(matrix), int(matrix[2, 2]), matrix.tolist()))
         return pd.DataFrame(rows, columns=["inputs", "seed", "accuracy", "normals", "confusion"])
 
@@ -143,9 +141,9 @@ def _train(recipe, weights, split, seed, class_weight=None):
 
     if class_weight:
         labels = codes(split.part("train")["label"])
-        present = np.unique(labels)
-        class_weight = dict(zip(present, compute_class_weight(class_weight, classes=present, y=labels), strict=True))
-    return training.train_head(recipe, split, weights=weights, seed=seed, class_weight=class_weight)[2]
+        classes = np.unique(labels)
+        class_weight = dict(zip(classes, compute_class_weight(class_weight, classes=classes, y=labels), strict=True))
+    return training.train_head(recipe, split, weights=weights, seed=seed, class_weight=class_weight)[1]
 
 
 def _cached(name, recipe, weights, scans, make):
@@ -179,7 +177,7 @@ def accuracy(predictions):
 def three_ways():
     """Return one row per paper, from the stored results: what it prints, the same protocol here, and done properly.
 
-    A list of dicts of text. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    A table of texts. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
     """
 
     def one(name):
@@ -196,8 +194,7 @@ def three_ways():
         ("B: Inception-ResNet-v2", f"{printed_b:.3f} of {published.B_FILES['test']}", one("B-frozen-paper"),
          one("B-frozen-clean")),
     ]  # fmt: skip
-    columns = ("paper", "paper says", "same protocol here", "done properly")
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return pd.DataFrame(rows, columns=["paper", "paper says", "same protocol here", "done properly"])
 
 
 # --- several systems on the same images -------------------------------------------------------------------------------
@@ -210,21 +207,17 @@ def pool(systems):
 
     ``systems``: dict name → list of Runs, one per fold, whose test sets are put together. The tables have image_id,
     label, p_benign, p_malignant, p_normal, truth and predicted (class numbers). Raises RunError when two folds of a
-    system test the same image, when two systems were tested on different images, or when a probability is not a number.
+    system test the same image, or when two systems were tested on different images.
     """
     pooled, images = {}, None
     for name, folds in systems.items():
         table = pd.concat([run.part("test") for run in folds]).sort_values("image_id", ignore_index=True)
         if twice := table.loc[table["image_id"].duplicated(), "image_id"].tolist():
             raise RunError(f"{name}: {len(twice)} images are tested in two folds, {twice[0]!r} for instance")
-        if bad := table[PROBABILITIES].isna().any(axis=1).sum():
-            raise RunError(f"{name}: {bad} images have a probability of NaN")
         images = images or set(table["image_id"])
         if odd := sorted(images ^ set(table["image_id"])):
-            raise RunError(
-                f"{next(iter(systems))} and {name} were not tested on the same images: {len(odd)} differ, {odd[0]!r} "
-                "for instance. Run both on the same folds."
-            )
+            first = next(iter(systems))
+            raise RunError(f"{first} and {name} were tested on different images, {len(odd)} of them: {odd[0]!r}, …")
         predicted = table[PROBABILITIES].to_numpy().argmax(axis=1)
         pooled[name] = table.assign(truth=table["label"].map(CLASSES.index), predicted=predicted)
     return pooled
@@ -276,15 +269,11 @@ def script_split(catalogue, order="natural", coded=False, seed=42):
     """
     from sklearn.model_selection import train_test_split
 
-    table = catalogue.table
-    ids = table["image_id"] if order == "text" else pd.Series(range(len(table)))
-    rows = [ids[(table["label"] == name).to_numpy()].sort_values().index.to_numpy() for name in SCRIPT_ORDER]
-    rows = np.concatenate(rows)
-    labels = table["label"].to_numpy()[rows]
-    if coded:
-        labels = np.array([SCRIPT_ORDER.index(label) for label in labels])
-    train, test = train_test_split(np.arange(len(rows)), test_size=0.15, random_state=seed, stratify=labels)
-    return rows[train], rows[test]
+    table = catalogue.table.sort_values("image_id") if order == "text" else catalogue.table
+    rows = np.concatenate([table.index[table["label"] == name] for name in SCRIPT_ORDER])
+    labels = table["label"][rows]
+    classes = labels.map(SCRIPT_ORDER.index) if coded else labels
+    return train_test_split(rows, test_size=0.15, random_state=seed, stratify=classes)
 
 
 def forest(seed=0):

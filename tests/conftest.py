@@ -117,5 +117,5 @@ def tiny():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.applications, "Tiny", build, raising=False)
-        patch.setitem(BACKBONES, "Tiny", Backbone("tf", "stage_1", "stage_1", 32, "tiny_notop.h5"))
+        patch.setitem(BACKBONES, "Tiny", Backbone("tf", "stage_1", "stage_1", "tiny_notop.h5"))
         yield "Tiny"

@@ -50,23 +50,22 @@ class RandomAffine(keras.layers.Layer):
         Grey scans are moved in one channel: the same values, for a third of the work.
         """
         result = np.empty_like(pixels)
-        starts = range(0, len(pixels), DRAWN)
-        drawn = [ops.convert_to_numpy(self.draw(len(pixels[start : start + DRAWN]))) for start in starts]
-        grey = np.array([(one[..., 0] == one[..., 1]).all() and (one[..., 0] == one[..., 2]).all() for one in pixels])
-        for wanted, channels in ((True, 1), (False, 3)):
-            rows = np.flatnonzero(grey == wanted)
+        drawn = [self.draw(len(pixels[start : start + DRAWN])) for start in range(0, len(pixels), DRAWN)]
+        grey = np.array([(image == image[..., :1]).all() for image in pixels])
+        for is_grey, channels in ((True, 1), (False, 3)):
+            rows = np.flatnonzero(grey == is_grey)
             for start in range(0, len(rows), MOVED):
-                some = rows[start : start + MOVED]
-                images = ops.cast(pixels[some, ..., :channels], "float32")
-                values = self.transform(images, np.concatenate(drawn)[some])
+                batch = rows[start : start + MOVED]
+                images = ops.cast(pixels[batch, ..., :channels], "float32")
+                values = self.transform(images, np.concatenate(drawn)[batch])
                 moved = ops.convert_to_numpy(ops.cast(ops.round(values), "uint8"))
                 for k in range(3):  # numpy is five times slower when it spreads one channel over three by itself
-                    result[some, ..., k] = moved[..., k % channels]
+                    result[batch, ..., k] = moved[..., k % channels]
         return result
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("rotation", "shear", "zoom", "fill_mode", "seed")}
-        return super().get_config() | own
+        settings = ("rotation", "shear", "zoom", "fill_mode", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in settings}
 
 
 def matrices(parameters, height, width):

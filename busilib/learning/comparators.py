@@ -8,8 +8,7 @@ X are uint8 pixels (N, size, size, 3), y class numbers (N,) in class order; ``cl
 The function or class that makes a system says where it comes from, what is known of it and what was chosen here.
 """
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from inspect import signature
 from itertools import product
 
@@ -31,7 +30,7 @@ from sklearn.utils.validation import has_fit_parameter
 from busilib.data import images, splits
 from busilib.errors import RunError, WeightsError
 from busilib.learning import models, networks, training
-from busilib.recipes import CLASSES, PROBABILITIES, one_of
+from busilib.recipes import CLASSES, PROFILES, one_of
 
 NO_EPOCHS = pd.DataFrame(columns=["epoch"])
 
@@ -108,23 +107,12 @@ def mask_forest(trees=500, seed=0):
     return make_pipeline(FunctionTransformer(mask_shapes), RandomForestClassifier(trees, random_state=seed))
 
 
-@lru_cache(maxsize=1)
-def frozen_base(backbone, weights, image_size, seed):
-    """Return (base, sha256): uint8 pixels to globally averaged feature maps (N, channels), and its weights' hash."""
-    chosen = models.find_weights(weights, backbone)
-    base = models.backbone(backbone, image_size, chosen, seed)
-    base.trainable = False
-    prepare = models.preprocessing(backbone, image_size, "own", chosen)
-    averages = keras.layers.GlobalAveragePooling2D(name="average")(base(prepare.output))
-    return keras.Model(prepare.input, averages, name="frozen_base"), models.weights_sha256(base)
-
-
 @networks.estimator
 class FrozenFeatures(TransformerMixin, BaseEstimator):
     """Pixels to the globally averaged feature maps (N, channels) of a frozen base from keras.applications.
 
     ``weights``: "imagenet", "phantom", "none" or a file, as in `models.find_weights`. The base is not saved with it: it
-    is found again by these settings, and must then be the same.
+    is built again from these settings, and must then be the same.
     """
 
     backbone: str
@@ -133,18 +121,20 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
     seed: int = 0
 
     def base(self):
-        """Return the Keras model, and its hash."""
-        return frozen_base(self.backbone, self.weights, self.image_size, self.seed)
+        """Return the Keras model, uint8 pixels to averages."""
+        weights = models.find_weights(self.weights, self.backbone)
+        maps = training.frozen_base(self.backbone, self.image_size, "own", weights, self.seed)
+        return keras.Model(maps.input, keras.layers.GlobalAveragePooling2D()(maps.output))
 
     def fit(self, X=None, y=None):
         """Look the base up: nothing is learned from X."""
-        self.sha256_ = self.base()[1]
+        self.sha256_ = models.weights_sha256(self.base())
         return self
 
     def transform(self, X):
-        """Return the features, float32: computed once per image, then found in the user's cache."""
-        base, digest = self.base()
-        if digest != self.sha256_:
+        """Return the features, float32: computed once per image, then taken from the user's cache."""
+        base = self.base()
+        if models.weights_sha256(base) != self.sha256_:
             raise WeightsError(f"{self.backbone}: this is not the base that the system was trained on: other weights")
         return training.features(base, X)
 
@@ -246,10 +236,8 @@ def bcdnet(image_size=224, backbone="VGG16", widths=(64, 256, 1024), ridges=(0.1
 class SoftmaxHead(networks.Network):
     """BatchNormalization and one softmax layer, trained on features (N, F)."""
 
-    def build(self, shape):
-        values = keras.Input(shape, name="features")
-        answer = networks.softmax(networks.norm()(values))
-        return keras.Model(values, answer, name="head"), answer
+    def build(self, x):
+        return networks.softmax(networks.norm()(x))
 
 
 def inception(
@@ -307,67 +295,22 @@ _TABLE = {
 }
 
 
-def _system(name, profile):
-    title, make, image_size, quick = _TABLE[name]
-    values = {key: item.default for key, item in signature(make).parameters.items() if key not in ("weights", "seed")}
-    values |= {"image_size": image_size} | (quick if profile == "quick" else {})
-    return System(name, title, make, values, "mask" if make is mask_forest else "scan")
-
-
-SYSTEMS = {name: _system(name, "full") for name in _TABLE}
-
-
 def get(name, profile="quick", *, title=None, **changes):
     """Return a `System` with a profile's settings; ``changes`` replace single ones, ``title`` is what it is anyway.
 
     Raises ValueError for a name, profile or setting that does not exist.
     """
-    one_of("system", name, SYSTEMS)
-    one_of("PROFILE", profile, ("quick", "full"))
-    system = _system(name, profile)
+    one_of("system", name, _TABLE)
+    one_of("PROFILE", profile, PROFILES)
+    title, make, image_size, quick = _TABLE[name]
+    values = {key: item.default for key, item in signature(make).parameters.items() if key not in ("weights", "seed")}
+    values |= {"image_size": image_size} | (quick if profile == "quick" else {})
     for change in changes:
-        one_of(f"setting of {name}", change, system.settings)
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}  # from JSON
-    return replace(system, settings=system.settings | changes)
+        one_of(f"setting of {name}", change, values)
+    return System(name, title, make, values | changes, "mask" if make is mask_forest else "scan")
 
 
-def folds(scans, count=5, seed=0, protocol="clean"):
-    """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
-
-    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well. Raises
-    SplitError when a class has fewer images (near-identical ones counted once) than there are folds, or when a set of
-    a fold is without one of the classes.
-    """
-    if protocol == "paper":
-        return [splits.paper_a(scans, seed)]
-    networks.check_folds(scans.table["label"].map(CLASSES.index), scans.table["group"], count)
-    return [check_parts(splits.clean(scans, fold, count, seed)) for fold in range(count)]
-
-
-def check_parts(split):
-    """Return the split; raise SplitError when one of its parts is without one of the classes."""
-    for part in splits.PARTS:
-        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
-    return split
-
-
-def check_probabilities(probabilities, count, who):
-    """Return ``probabilities`` as float64 (count, 3); raise RunError when they are none.
-
-    They must be finite, in [0, 1], and sum to 1 for each image (within 1e-3).
-    """
-    values = np.asarray(probabilities, dtype=float)
-    bad = ~np.isfinite(values).all(axis=-1)
-    if bad.any():
-        raise RunError(
-            f"{who} gave NaN or infinite probabilities for {bad.sum()} of {count} images: its training diverged, or "
-            "its features are not numbers. Lower the learning rate, or look at its inputs. Nothing was kept."
-        )
-    if values.shape != (count, 3) or (values < -1e-6).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
-        raise RunError(f"{who} gave no probabilities: there must be three per image, in [0, 1], that sum to 1")
-    return values
-
-
+SYSTEMS = {name: get(name, "full") for name in _TABLE}
 NONE = models.Weights("none", "No pretrained weights: all is learned here.")
 
 
@@ -377,25 +320,45 @@ def find_weights(system, weights, kind, profile="quick"):
     return models.find_weights(weights, backbone, kind, profile) if backbone else NONE
 
 
+def folds(scans, count=5, seed=0, protocol="clean"):
+    """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
+
+    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well.
+    """
+    if protocol == "paper":
+        return [splits.paper_a(scans, seed)]
+    return [splits.clean(scans, fold, count, seed) for fold in range(count)]
+
+
+def check_probabilities(probabilities, who):
+    """Return ``probabilities`` (N, 3); raise RunError unless none is below 0 and their sum per image is 1."""
+    probabilities = np.asarray(probabilities, dtype=float)
+    right = (probabilities >= -1e-6).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
+    if not right.all():
+        raise RunError(
+            f"{who} gave no probabilities for {np.sum(~right)} of {len(right)} images: its training diverged, or its "
+            "features are not numbers. Lower the learning rate, or look at its inputs. Nothing was kept."
+        )
+    return probabilities
+
+
 def train(system, split, *, scans, weights, seed=0):
     """Fit a system on a split and return a `training.Trained`.
 
-    Raises SplitError when a part is without a class, RunError when what the system says is no probability.
+    Raises SplitError when a set is without a class, RunError when what the system says is no probability.
     """
-    check_parts(split)
-    table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
-    X, y = read(system, split, scans), table["label"].map(CLASSES.index).to_numpy()
-    rows = {part: table["file_id"].isin(split.part(part)["file_id"]).to_numpy() for part in ("train", "validation")}
+    for part in splits.PARTS:
+        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
+    X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
+    train, held_out = (split.table["file_id"].isin(split.part(name)["file_id"]) for name in ("train", "validation"))
     classifier, more = system.estimator(weights.path if weights.kind == "file" else weights.kind, seed), {}
     if has_fit_parameter(classifier, "validation"):
-        more = {"validation": (X[rows["validation"]], y[rows["validation"]])}
-        more["groups"] = split.table["group"].to_numpy()[rows["train"]]
-    classifier.fit(X[rows["train"]], y[rows["train"]], **more)
-    probabilities = check_probabilities(classifier.predict_proba(X), len(X), f"{system.title} ({split.name})")
-    table[PROBABILITIES] = probabilities.round(6)
+        more = {"validation": (X[held_out], y[held_out]), "groups": groups[train].to_numpy()}
+    classifier.fit(X[train], y[train], **more)
+    probabilities = check_probabilities(classifier.predict_proba(X), f"{system.title} ({split.name})")
     history = getattr(classifier, "history_", NO_EPOCHS)
     model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
-    return training.Trained(model, history, table, {"epochs_run": len(history)})
+    return training.Trained(model, history, training.predictions(split, probabilities), {"epochs_run": len(history)})
 
 
 def read(system, split, scans):

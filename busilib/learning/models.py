@@ -5,16 +5,16 @@ Every model takes uint8 RGB pixels (N, size, size, 3) and gives probabilities (N
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import pandas as pd
 
 from busilib.errors import WeightsError
 from busilib.learning import embedded
-from busilib.recipes import CLASSES
+from busilib.recipes import CLASSES, one_of
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,15 @@ class Backbone:
     preprocessing: str  # "caffe": BGR minus the ImageNet means; "tf": [-1, 1]
     last_stage: str  # the layer whose output enters the last stage, which unfreeze="last" trains
     last_block: str  # the layer whose output enters the last block of that stage, which unfreeze="block" trains
-    smallest: int  # side in pixels below which the network cannot be built
     file: str  # what keras.applications calls its ImageNet file without the top, in Keras' own cache
 
 
 _FILE = "weights_tf_dim_ordering_tf_kernels"
 BACKBONES = {
-    "ResNet50": Backbone("caffe", "conv4_block6_out", "conv5_block2_out", 32, f"resnet50_{_FILE}_notop.h5"),
-    "InceptionResNetV2": Backbone("tf", "mixed_7a", "block8_9_ac", 75, f"inception_resnet_v2_{_FILE}_notop.h5"),
-    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", 32, f"vgg16_{_FILE}_notop.h5"),
-    "MobileNetV2": Backbone("tf", "block_12_add", "block_15_add", 32, f"mobilenet_v2_{_FILE}_1.0_224_no_top.h5"),
+    "ResNet50": Backbone("caffe", "conv4_block6_out", "conv5_block2_out", f"resnet50_{_FILE}_notop.h5"),
+    "InceptionResNetV2": Backbone("tf", "mixed_7a", "block8_9_ac", f"inception_resnet_v2_{_FILE}_notop.h5"),
+    "VGG16": Backbone("caffe", "block4_pool", "block5_conv2", f"vgg16_{_FILE}_notop.h5"),
+    "MobileNetV2": Backbone("tf", "block_12_add", "block_15_add", f"mobilenet_v2_{_FILE}_1.0_224_no_top.h5"),
 }
 
 
@@ -58,72 +57,61 @@ def find_weights(weights, backbone, kind="phantom", profile="quick"):
     a backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
     cache. A full run downloads them once. Raises WeightsError when named weights cannot be had.
     """
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone {backbone!r} does not exist; choose one of: {', '.join(BACKBONES)}")
+    one_of("backbone", backbone, BACKBONES)
+    why = ""
     if weights == "none":
         return Weights("none", f"{backbone}: weights {RANDOM}.")
-    if weights == "phantom" or (weights == "auto" and kind == "phantom"):
-        return _phantom(backbone, "", must=weights == "phantom")
-    if weights == "imagenet":
-        return _imagenet(backbone, profile)
-    if weights == "auto":
+    if weights == "imagenet" or (weights == "auto" and kind != "phantom"):
         try:
-            return _imagenet(backbone, profile)
+            return _from_file("imagenet", f"{backbone}: ImageNet weights.", _imagenet(backbone, profile))
         except WeightsError:
-            return _phantom(backbone, "ImageNet weights are not here, so ")
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        choices = '"auto", "imagenet", "phantom", "none" or a file'
-        raise WeightsError(f'WEIGHTS="{weights}": there is no such file. Choose {choices}.')
-    return Weights("file", f"{backbone}: weights from the file {path.name}.", str(path), _sha256(path))
-
-
-def _phantom(backbone, why, must=False):
-    """Return the embedded weights of a backbone; where it has none, random ones, or WeightsError when it must."""
-    path = embedded.path(backbone)
-    if path is not None:
-        sentence = f"{backbone}: {why}weights that were trained on phantoms (made-up scans) and come with the package."
-        return Weights("phantom", sentence, str(path), _sha256(path))
-    if must:
-        names = " and ".join(embedded.LEARNED)
+            if weights == "imagenet":
+                raise
+            why = "ImageNet weights are not here, so "
+    if weights not in ("auto", "phantom"):
+        path = Path(weights).expanduser()
+        return _from_file("file", f"{backbone}: weights from the file {path.name}.", path)
+    if path := embedded.path(backbone):
+        trained = "weights that were trained on phantoms (made-up scans) and come with the package"
+        return _from_file("phantom", f"{backbone}: {why}{trained}.", path)
+    if weights == "phantom":
+        names = " and ".join(name for name in BACKBONES if embedded.path(name))
         raise WeightsError(f'WEIGHTS="phantom": {names} were trained on phantoms, {backbone} was not. Choose another.')
     return Weights("none", f"{backbone}: {why}weights are {RANDOM} (none were trained on phantoms).")
 
 
+def _from_file(kind, sentence, path):
+    if not path.is_file():
+        choices = '"auto", "imagenet", "phantom", "none" or a file'
+        raise WeightsError(f'WEIGHTS="{path}": there is no such file. Choose {choices}.')
+    with open(path, "rb") as file:
+        return Weights(kind, sentence, str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def _imagenet(backbone, profile):
-    """Return ImageNet's weights from Keras' cache; a full run downloads them. Raises WeightsError without them."""
+    """Return the file of ImageNet's weights in Keras' cache; a full run downloads it. Raises WeightsError without."""
     # keras.applications downloads to this folder: Keras' documentation names the variable.
     path = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / BACKBONES[backbone].file
-    ways = 'name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
-    if not path.exists() and profile == "quick":
-        raise WeightsError(
-            f"ImageNet weights for {backbone} are not at {path}, and a quick run never downloads. Put the file there, "
-            f'choose PROFILE="full" once, {ways}'
-        )
-    if not path.exists():
-        try:
+    try:
+        if not path.exists():
+            if profile == "quick":
+                raise OSError('a quick run never downloads, PROFILE="full" does')
             path.parent.mkdir(parents=True, exist_ok=True)  # without it Keras falls back to a temporary folder
             getattr(keras.applications, backbone)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
-        except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
-            raise WeightsError(
-                f"ImageNet weights for {backbone} could not be downloaded ({error}). Put the file at {path}, {ways}"
-            ) from error
-    return Weights("imagenet", f"{backbone}: ImageNet weights.", str(path), _sha256(path))
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
+        raise WeightsError(
+            f"There are no ImageNet weights for {backbone} ({error}). Put the file at {path}, name your own with "
+            'WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
+        ) from error
+    return path
 
 
 def backbone(name, size, weights, seed=0):
     """Return a network of keras.applications without its top, for (N, size, size, 3) inputs, named "base".
 
-    Without a file of weights it is as drawn from ``seed``. Raises ValueError when ``size`` is too small for it,
-    WeightsError when the file does not fit.
+    Without a file of weights it is as drawn from ``seed``. Raises WeightsError when the file does not fit; Keras
+    raises ValueError when ``size`` is too small for the network.
     """
-    if size < BACKBONES[name].smallest:
-        raise ValueError(f"{name} needs images of at least {BACKBONES[name].smallest} pixels a side, not {size}")
     keras.utils.set_random_seed(seed)
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
@@ -199,7 +187,7 @@ def parts(model, recipe):
     if recipe.unfreeze == "all":
         return None, keras.Model(model.input, model.output, name="whole")
     # Calling the base with training=False would not do: a Keras model that trains passes training=True on to its parts.
-    for layer in layers(base):
+    for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     prepare = model.get_layer("preprocessing")
@@ -213,14 +201,11 @@ def parts(model, recipe):
     return keras.Model(prepare.input, lower(prepare.output)), trained
 
 
-def compile_for(recipe, model):
-    """Compile a model as a recipe says: Adam at its learning rate, categorical cross-entropy, accuracy."""
-    model.compile(
-        optimizer=keras.optimizers.Adam(recipe.learning_rate),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=keras.backend.backend() == "jax",  # TensorFlow's XLA is slower than its own kernels on a CPU
-    )
+def compile_for(settings, model, loss="categorical_crossentropy"):
+    """Compile a model: Adam at the learning rate of a recipe (or a comparator), cross-entropy, accuracy."""
+    on_jax = keras.backend.backend() == "jax"  # TensorFlow's XLA is slower than its own kernels on a CPU
+    adam = keras.optimizers.Adam(settings.learning_rate)
+    model.compile(adam, loss, metrics=["accuracy"], jit_compile=on_jax)
 
 
 def augmented(model, layer):
@@ -236,42 +221,25 @@ def copy_weights(source, target):
     Returns the names of the copied layers of the head.
     """
     target.get_layer("base").set_weights(source.get_layer("base").get_weights())
+    trained = {layer.name: layer.get_weights() for layer in source.get_layer("head").layers}
     copied = []
-    have = {layer.name: layer.get_weights() for layer in source.get_layer("head").layers}
     for layer in target.get_layer("head").layers:
-        shapes = [w.shape for w in layer.get_weights()]
-        if shapes and [w.shape for w in have.get(layer.name, [])] == shapes:
-            layer.set_weights(have[layer.name])
+        shapes = [weights.shape for weights in layer.get_weights()]
+        if shapes and shapes == [weights.shape for weights in trained.get(layer.name, [])]:
+            layer.set_weights(trained[layer.name])
             copied.append(layer.name)
     return copied
 
 
-def layers(model):
-    """Yield the layers that compute, those of nested models one by one."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from layers(layer)
-        elif not isinstance(layer, keras.layers.InputLayer):
-            yield layer
-
-
 def describe(model):
-    """Return one row per layer of a model: layer, kind, output shape and parameter count, as a list of dicts."""
-    return [
-        {
-            "layer": layer.name,
-            "kind": type(layer).__name__,
-            "output": json.dumps(list(layer.output.shape[1:])),
-            "parameters": layer.count_params(),
-        }
-        for layer in model.layers
-    ]
+    """Return one row per layer of a model, as a table: layer, kind, output (shape) and parameters (their number)."""
+    rows = [(x.name, type(x).__name__, str(list(x.output.shape[1:])), x.count_params()) for x in model.layers]
+    return pd.DataFrame(rows, columns=["layer", "kind", "output", "parameters"])
 
 
 def weights_sha256(model):
     """Return a hash over all weights of a model, in its order: 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    for layer in layers(model):
-        for weight in layer.get_weights():
-            digest.update(weight.tobytes())
+    for weights in model.get_weights():
+        digest.update(weights.tobytes())
     return digest.hexdigest()

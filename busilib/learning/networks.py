@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from busilib.errors import SplitError
-from busilib.learning import training
+from busilib.learning import models, training
 from busilib.recipes import CLASSES
 
 # A dataclass for its constructor, which scikit-learn reads the parameters from; comparing and printing stay its own.
@@ -35,40 +35,23 @@ def check_classes(y, what):
         )
 
 
-def check_folds(y, groups, folds):
-    """Raise SplitError when there are fewer than two folds, or fewer groups of a class than folds."""
-    if folds < 2:
-        raise SplitError(f"{folds} fold: cross-validation needs two or more")
-    for code, name in enumerate(CLASSES):
-        count = len(set(np.asarray(groups)[np.asarray(y) == code]))
-        if count < folds:
-            advice = f"Choose {count} folds or fewer, or more images." if count > 1 else "Add images of that class."
-            raise SplitError(
-                f"{folds} folds, but only {count} {name} images (near-identical ones counted once): a fold would be "
-                f"without that class. {advice}"
-            )
-
-
 def inner_folds(y, groups, folds, seed=0):
-    """Return the (train, test) row numbers of a stratified split that keeps groups together; None: each image is one.
-
-    Raises SplitError when a class has fewer groups than there are folds.
-    """
+    """Return the (train, test) row numbers of stratified folds; groups stay whole, and None has none."""
     groups = np.arange(len(y)) if groups is None else groups
-    check_folds(y, groups, folds)
     return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups))
 
 
 def parts(X, y, validation, groups, seed):
     """Return ((X, y), (X, y)) to train on and to choose an epoch by: ``validation``, or a fifth of X where it is None.
 
-    Raises SplitError when a class is missing, or has fewer than five groups to hold a fifth out.
+    Raises SplitError when a class is missing from what is trained on.
     """
-    check_classes(y, "the training set")
-    if validation is not None:
-        return (X, y), validation
-    inside, outside = inner_folds(y, groups, 5, seed)[0]
-    return (X[inside], y[inside]), (X[outside], y[outside])
+    train = X, y
+    if validation is None:
+        inside, outside = inner_folds(y, groups, 5, seed)[0]
+        train, validation = (X[inside], y[inside]), (X[outside], y[outside])
+    check_classes(train[1], "the training set")
+    return train, validation
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -93,19 +76,23 @@ class Network(Classifier):
     # Not val_loss: on few images it rises with every confident mistake while the decisions still get better.
     monitor: ClassVar = "val_accuracy"
 
-    def build(self, shape):
-        """Return (network, output): inputs of ``shape`` to probabilities, and the tensor that the loss looks at."""
+    def build(self, x):
+        """Return the output tensor, which the loss looks at; x are grey values (N, size, size, 1), or features."""
         raise NotImplementedError
 
+    def probabilities(self, output):
+        """Return the probabilities (N, 3) that an output stands for."""
+        return output
+
     def fit(self, X, y, validation=None, groups=None):
-        """Learn. ``validation`` (X, y) chooses the epoch; without it a fifth of X does, ``groups`` (N,) kept whole."""
+        """Learn. ``validation`` (X, y) chooses the epoch; without it a fifth of X does: whole ``groups`` (N,)."""
         train, validation = parts(X, y, validation, groups, self.seed)
         keras.utils.set_random_seed(self.seed)
-        self.network_, output = self.build(X.shape[1:])
+        inputs = keras.Input(X.shape[1:], dtype=X.dtype.name)
+        output = self.build(grey(inputs) if X.ndim == 4 else inputs)
         # What is compiled must not be what is saved, or the optimizer is saved with it.
-        trained = keras.Model(self.network_.input, output)
-        adam = keras.optimizers.Adam(self.learning_rate)
-        trained.compile(adam, self.loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
+        self.network_, trained = keras.Model(inputs, self.probabilities(output)), keras.Model(inputs, output)
+        models.compile_for(self, trained, self.loss)
         self.history_ = training.fit(trained, self, train, validation, self.seed)
         return self
 
@@ -113,13 +100,12 @@ class Network(Classifier):
         return self.network_.predict(X, verbose=0)
 
 
-def grey_input(shape):
-    """Return (pixels, grey): an input of uint8 pixels, and its grey values (N, size, size, 1) in [0, 1].
+def grey(pixels):
+    """Return the grey values (N, size, size, 1), in [0, 1], of uint8 pixels.
 
     Ultrasound is grey: two more equal channels would make the first layer three times as dear.
     """
-    pixels = keras.Input(shape, dtype="uint8", name="pixels")
-    return pixels, ops.mean(layers.Rescaling(1 / 255)(pixels), axis=-1, keepdims=True)
+    return ops.mean(layers.Rescaling(1 / 255)(pixels), axis=-1, keepdims=True)
 
 
 def softmax(x):
@@ -178,8 +164,7 @@ class Capsules(Network):
     kinds: int = 8  # kinds of primary capsules, 8 numbers each, at every place
     loss: ClassVar = staticmethod(margin_loss)
 
-    def build(self, shape):
-        pixels, x = grey_input(shape)
+    def build(self, x):
         for width in self.widths:
             x = norm()(layers.Conv2D(width, 5, strides=2, activation="relu")(x))
         x = layers.Conv2D(self.kinds * 8, 5, strides=2, name="primary")(x)
@@ -187,8 +172,10 @@ class Capsules(Network):
         # One matrix of 16 × 8 for each primary capsule i and class j: vote = matrix · capsule.
         vote = layers.EinsumDense("nik,ikjd->nijd", output_shape=(capsules.shape[1], len(CLASSES), 16), name="votes")
         answer = route(vote(capsules))
-        lengths = ops.sqrt(ops.sum(answer * answer, axis=-1) + 1e-9)
-        return keras.Model(pixels, lengths / ops.sum(lengths, axis=-1, keepdims=True), name="capsule"), lengths
+        return ops.sqrt(ops.sum(answer * answer, axis=-1) + 1e-9)
+
+    def probabilities(self, output):
+        return output / ops.sum(output, axis=-1, keepdims=True)
 
 
 # A cell has states. State 0 is what the cell before the last one gave, state 1 what the last one gave. Each node takes
@@ -255,16 +242,14 @@ class Cells(Network):
     stack: str = "NRNRN"  # N: normal cell, R: reduction cell
     dropout: float = 0.2
 
-    def build(self, shape):
-        pixels, x = grey_input(shape)
+    def build(self, x):
         before = last = norm()(layers.Conv2D(self.width, 3, strides=2, padding="same", use_bias=False)(x))
         width = self.width
         for kind in self.stack:
             width *= 2 if kind == "R" else 1
             nodes, stride = (REDUCTION, 2) if kind == "R" else (NORMAL, 1)
             before, last = last, cell(before, last, nodes, width, stride)
-        answer = softmax(layers.Dropout(self.dropout)(layers.GlobalAveragePooling2D()(layers.ReLU()(last))))
-        return keras.Model(pixels, answer, name="enas"), answer
+        return softmax(layers.Dropout(self.dropout)(layers.GlobalAveragePooling2D()(layers.ReLU()(last))))
 
 
 @estimator
@@ -280,14 +265,12 @@ class LeNet(Network):
     dropout: float = 0.5
     l2: float = 1e-4
 
-    def build(self, shape):
-        pixels, x = grey_input(shape)
+    def build(self, x):
         style = {"activation": "relu", "kernel_regularizer": keras.regularizers.L2(self.l2)}
         for width in self.widths:
             x = layers.MaxPooling2D()(layers.Conv2D(width, 5, padding="same", **style)(x))
         x = layers.Dense(128, **style)(layers.Flatten()(x))
-        answer = softmax(layers.Dropout(self.dropout)(x))
-        return keras.Model(pixels, answer, name="lenet"), answer
+        return softmax(layers.Dropout(self.dropout)(x))
 
 
 @estimator
@@ -300,25 +283,19 @@ class Member(Network):
     kernel: int = 3  # side of the kernels
     pools: tuple[str, ...] = ("max", "average", "max")  # after each convolution
     rate: float = 0.2
-    widths: tuple[int, ...] = (16, 32, 64)
 
-    def build(self, shape):
-        pixels, x = grey_input(shape)
-        for width, pool in zip(self.widths, self.pools, strict=True):
+    def build(self, x):
+        for width, pool in zip((16, 32, 64), self.pools, strict=True):
             x = norm()(layers.Conv2D(width, self.kernel, padding="same", activation="relu")(x))
             x = (layers.MaxPooling2D if pool == "max" else layers.AveragePooling2D)(2)(x)
             x = layers.GaussianDropout(self.rate)(x)
         x = layers.Dense(64, activation="relu")(layers.Flatten()(layers.AveragePooling2D(2)(x)))
-        answer = softmax(layers.GaussianDropout(self.rate)(x))
-        return keras.Model(pixels, answer, name="member"), answer
+        return softmax(layers.GaussianDropout(self.rate)(x))
 
 
 # The three networks: kernel, pools and rate of `Member`.
-MEMBERS = (
-    (3, ("max", "average", "max"), 0.2),
-    (5, ("average", "max", "average"), 0.3),
-    (3, ("average", "average", "max"), 0.4),
-)
+MEMBERS = [(3, ("max", "average", "max"), 0.2), (5, ("average", "max", "average"), 0.3)]
+MEMBERS += [(3, ("average", "average", "max"), 0.4)]
 
 
 @estimator
@@ -340,8 +317,8 @@ class Ensemble(Classifier):
 
     def fit(self, X, y, validation=None, groups=None):
         """Learn. ``validation`` (X, y) chooses the networks' epochs; whole ``groups`` are held out of an inner fold."""
-        answers = np.zeros((len(y), len(MEMBERS), len(CLASSES)))
-        self.members_, histories = [[] for _ in MEMBERS], []
+        answers, histories = np.zeros((len(y), len(MEMBERS), len(CLASSES))), []
+        self.members_ = [[] for _ in MEMBERS]
         for fold, (inside, outside) in enumerate(inner_folds(y, groups, self.folds, self.seed)):
             for number, settings in enumerate(MEMBERS):
                 seed = self.seed + 100 * number + fold
@@ -354,9 +331,7 @@ class Ensemble(Classifier):
         self.history_ = pd.concat(histories, ignore_index=True)
         return self
 
-    def answers(self, X):
-        """Return what the three networks say, each the mean of its inner folds: (N, 9)."""
-        return np.hstack([np.mean([one.predict_proba(X) for one in group], axis=0) for group in self.members_])
-
     def predict_proba(self, X):
-        return self.judge_.predict_proba(self.answers(X))
+        """Return what the judge makes of the three networks, each the mean of its inner folds."""
+        answers = [np.mean([member.predict_proba(X) for member in group], axis=0) for group in self.members_]
+        return self.judge_.predict_proba(np.hstack(answers))

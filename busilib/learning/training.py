@@ -47,6 +47,43 @@ def train(recipe, split, *, weights, seed=0, start=None):
         # While the base moves below it, its averages would lag behind: keep those of the first phase.
         model.get_layer("head").get_layer("batch_norm").trainable = False
     frozen, trained = models.parts(model, recipe)
+    history, table = _learn(recipe, split, frozen, trained, seed)
+    info = {
+        "epochs_run": len(history),
+        "epoch_kept": best_epoch(history, recipe.monitor),
+        "steps_per_epoch": -(-len(split.part("train")) // recipe.batch_size),
+        "parameters": model.count_params(),
+        "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
+        "copied": copied,
+    }
+    return Trained(model, history, table, info)
+
+
+def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):
+    """Train a head on a frozen base as `train` would, and return (history, predictions).
+
+    The base is built once for all heads of a recipe. ``class_weight``: dict class number → weight, or None.
+    Raises ValueError for a recipe that trains a part of the base.
+    """
+    if recipe.unfreeze != "none":
+        raise ValueError("a head alone stands on a frozen base: unfreeze must be 'none'")
+    frozen = frozen_base(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
+    keras.utils.set_random_seed(seed)
+    head = models.head(recipe, frozen.output_shape[1:])
+    return _learn(recipe, split, frozen, head, seed, class_weight, callbacks)
+
+
+@lru_cache(maxsize=2)
+def frozen_base(backbone, image_size, preprocessing, weights, seed=0):
+    """Return preprocessing and base as one frozen model: uint8 pixels to features."""
+    base = models.backbone(backbone, image_size, weights, seed)
+    base.trainable = False
+    prepare = models.preprocessing(backbone, image_size, preprocessing, weights)
+    return keras.Model(prepare.input, base(prepare.output))
+
+
+def _learn(recipe, split, frozen, trained, seed, class_weight=None, callbacks=()):
+    """Fit ``trained`` on what ``frozen`` (None: nothing is frozen) makes of a split; return history and predictions."""
     # Pixels that train the whole network are moved anew in every step, by a layer in front of it.
     in_front = recipe.augment and frozen is None
     fitted = models.augmented(trained, RandomAffine(seed=seed)) if in_front else trained
@@ -57,49 +94,8 @@ def train(recipe, split, *, weights, seed=0, start=None):
         training = moved(recipe, split.part("train"), frozen, seed), training[1]
     if recipe.augment_validation:
         validation = moved(recipe, split.part("validation"), frozen, seed + 1), validation[1]
-    history = fit(fitted, recipe, training, validation, seed)
-    info = {
-        "epochs_run": len(history),
-        "epoch_kept": best_epoch(history, recipe.monitor),
-        "steps_per_epoch": -(-len(training[1]) // recipe.batch_size),
-        "parameters": model.count_params(),
-        "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
-        "copied": copied,
-    }
-    return Trained(model, history, predictions(split, trained, inputs), info)
-
-
-def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):
-    """Train a head on a frozen base as `train` would, and return (head, history, predictions).
-
-    The base is built once for all heads of a recipe. ``class_weight``: dict class number → weight, or None.
-    Raises ValueError for a recipe that trains a part of the base or augments.
-    """
-    if recipe.unfreeze != "none" or recipe.augment:
-        raise ValueError(
-            "a head alone stands on a frozen base and sees images as they are: unfreeze='none', augment=False"
-        )
-    frozen = frozen_of(recipe, weights)
-    keras.utils.set_random_seed(seed)
-    head = models.head(recipe, frozen.output_shape[1:])
-    models.compile_for(recipe, head)
-    inputs = still(recipe, split, frozen)
-    training, validation = part(split, "train", inputs), part(split, "validation", inputs)
-    history = fit(head, recipe, training, validation, seed, class_weight, callbacks)
-    return head, history, predictions(split, head, inputs)
-
-
-def frozen_of(recipe, weights):
-    """Return preprocessing and base of a recipe as one frozen model: uint8 pixels to features."""
-    return _frozen(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
-
-
-@lru_cache(maxsize=2)
-def _frozen(backbone, image_size, preprocessing, weights):
-    base = models.backbone(backbone, image_size, weights)
-    base.trainable = False
-    prepare = models.preprocessing(backbone, image_size, preprocessing, weights)
-    return keras.Model(prepare.input, base(prepare.output))
+    history = fit(fitted, recipe, training, validation, seed, class_weight, callbacks)
+    return history, predictions(split, predict(trained, inputs))
 
 
 def still(recipe, split, frozen=None):
@@ -109,7 +105,7 @@ def still(recipe, split, frozen=None):
 
 
 def part(split, name, inputs):
-    """Return (inputs, one-hot labels (n, 3)) of one part; ``inputs`` has one row per file of the split."""
+    """Return (inputs, one-hot labels (n, 3)) of one set; ``inputs`` has one row per file of the split."""
     rows = split.table["file_id"].isin(split.part(name)["file_id"]).to_numpy()
     return inputs[rows], keras.utils.to_categorical(split.table["label"][rows].map(CLASSES.index), len(CLASSES))
 
@@ -132,23 +128,22 @@ def fit(model, settings, training, validation, seed, class_weight=None, callback
     ``settings`` has epochs, batch_size, monitor and patience: training stops after that many epochs without a better
     value, and with None it runs all epochs. ``class_weight``: dict class number → weight of its images, or None.
     """
+    epochs = settings.epochs
     stop = keras.callbacks.EarlyStopping(
-        settings.monitor, patience=settings.patience or settings.epochs, restore_best_weights=True
+        settings.monitor, patience=settings.patience or epochs, restore_best_weights=True
     )
-    tell = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=settings.epochs)
-    )
+    tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=epochs))
     result = model.fit(
         batches(*training, settings.batch_size, seed),
         validation_data=batches(*validation, PREDICT_BATCH),
-        epochs=settings.epochs,
+        epochs=epochs,
         class_weight=class_weight,
         shuffle=False,  # the batches are shuffled already
         callbacks=[tell, *callbacks, stop],
-        verbose=1 if shown() else 0,
+        verbose=int(shown()),
     )
     history = pd.DataFrame(result.history)
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    history.insert(0, "epoch", history.index + 1)
     return history
 
 
@@ -203,13 +198,10 @@ def best_epoch(history, monitor, patience=None):
     come before ``patience`` epochs without a better one.
     """
     values = history[monitor].to_numpy() * (1 if monitor.endswith("loss") else -1)
-    best = 0
-    for epoch, value in enumerate(values):
-        if value < values[best]:
-            best = epoch
-        elif patience is not None and epoch - best >= patience:
-            break
-    return int(history["epoch"].iloc[best])
+    values = np.nan_to_num(values, nan=np.inf)
+    best = [int(values[: epoch + 1].argmin()) for epoch in range(len(values))]  # the best so far, after each epoch
+    stops = [epoch for epoch in range(len(values)) if patience is not None and epoch - best[epoch] >= patience]
+    return int(history["epoch"].iloc[best[stops[0] if stops else -1]])
 
 
 def predict(model, inputs):
@@ -218,10 +210,10 @@ def predict(model, inputs):
     return np.concatenate([model.predict_on_batch(inputs[start : start + PREDICT_BATCH]) for start in starts])
 
 
-def predictions(split, model, inputs):
-    """Return one row per file of a split, with the classes' probabilities: the table of predictions.csv."""
+def predictions(split, probabilities):
+    """Return one row per file of a split, with the classes' probabilities (N, 3): the table of predictions.csv."""
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
-    table[PROBABILITIES] = predict(model, inputs).round(6)
+    table[PROBABILITIES] = probabilities.round(6)
     return table
 
 
@@ -232,8 +224,6 @@ def features(frozen, pixels):
     of the pixels: another split, fold or seed computes nothing anew. A value takes 4 bytes: 131 KB per image for
     ResNet50 at 128 px.
     """
-    if len(pixels) == 0:
-        return np.zeros((0, *frozen.output_shape[1:]), np.float32)
     folder = cache_dir("features", features_key(frozen))
     files = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:40]}.npy" for image in pixels]
     missing = {file: i for i, file in enumerate(files) if not file.exists()}  # a copy of a scan is computed once
@@ -246,10 +236,12 @@ def features(frozen, pixels):
 
 def features_key(frozen):
     """Return what features depend on as 24 hexadecimal digits: layers, settings, weights and backend."""
-    digest = hashlib.sha256(f"{keras.backend.backend()} {frozen.input_shape} {frozen.output_shape}".encode())
-    for layer in models.layers(frozen):  # one by one, so that no number in a nested model's name counts
-        settings = {name: value for name, value in layer.get_config().items() if name != "name"}
-        digest.update(f"{type(layer).__name__} {settings}".encode())
-        for weight in layer.get_weights():
-            digest.update(np.ascontiguousarray(weight))
-    return digest.hexdigest()[:24]
+    layers = [(type(layer).__name__, layer.get_config() | {"name": ""}) for layer in _layers(frozen)]
+    parts = keras.backend.backend(), frozen.input_shape, frozen.output_shape, layers, models.weights_sha256(frozen)
+    return hashlib.sha256(str(parts).encode()).hexdigest()[:24]
+
+
+def _layers(model):
+    """Return the layers that compute, those of nested models one by one: a nested model's name has a number."""
+    layers = [_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    return [layer for layer in itertools.chain(*layers) if not isinstance(layer, keras.layers.InputLayer)]

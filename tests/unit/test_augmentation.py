@@ -36,9 +36,9 @@ def test_it_is_what_image_data_generator_did(settings, size):
     images = scans(size)
     parameters = np.asarray(layer.draw(len(images)))
     moved = np.asarray(layer.transform(images, parameters))
-    for image, own, drawn in zip(images, moved, parameters, strict=True):
-        assert abs(own - legacy(image, *drawn)).max() < 1e-3
-        assert abs(own - image).max() > 10, "nothing moved"
+    for image, ours, drawn in zip(images, moved, parameters, strict=True):
+        assert abs(ours - legacy(image, *drawn)).max() < 1e-3
+        assert abs(ours - image).max() > 10, "nothing moved"
 
 
 @pytest.mark.parametrize("one", [(20, 0, 1, 1), (0, 20, 1, 1), (0, 0, 0.8, 1), (0, 0, 1, 1.2)])
@@ -138,10 +138,10 @@ images = np.random.default_rng(0).uniform(0, 255, (3, 24, 24, 3)).astype("float3
 layer = RandomAffine(seed=1)
 drawn = np.asarray(layer.draw(3))
 moved = np.asarray(jax.jit(layer.transform)(images, drawn))
-for image, own, (theta, shear, zx, zy) in zip(images, moved, drawn):
+for image, ours, (theta, shear, zx, zy) in zip(images, moved, drawn):
     old = apply_affine_transform(image, theta=theta, shear=shear, zx=zx, zy=zy, row_axis=0, col_axis=1,
                                  channel_axis=2, fill_mode="nearest")
-    assert abs(own - old).max() < 1e-3, abs(own - old).max()
+    assert abs(ours - old).max() < 1e-3, abs(ours - old).max()
 assert layer.supports_jit
 model = keras.Sequential([layer, keras.layers.Flatten(), keras.layers.Dense(1)])
 model.compile(optimizer="sgd", loss="mse", jit_compile=True)

@@ -23,9 +23,9 @@ def backends(monkeypatch):
 
 
 def test_the_same_weights_give_the_same_probabilities(backends):
-    found = backends.differences({"ResNet50": 32}, 16)["ResNet50"]  # the other network: `backends.measure`, below
-    assert found["largest"] < 1e-3
-    assert found["spread"] > 0.05, "it answers nearly the same for all scans: nothing is compared"
+    result = backends.differences({"ResNet50": 32}, 16)["ResNet50"]  # the other network: `backends.measure`, below
+    assert result["largest"] < 1e-3
+    assert result["spread"] > 0.05, "it answers nearly the same for all scans: nothing is compared"
 
 
 @pytest.mark.slow
@@ -57,9 +57,9 @@ def test_lessons_train_and_explain_on_jax_alone(tmp_path, phantom_dir, without_t
         )
         assert done.error is None
         assert not noise(done.output), number
-    found = runs.collect(tmp_path / "runs")
-    assert sorted(found["name"]) == ["A-frozen", "A-tuned"], "06 found what 03 had trained"
-    assert set(found["backend"]) == {"jax"} and found["device"].str.startswith("CPU").all()
+    table = runs.collect(tmp_path / "runs")
+    assert sorted(table["name"]) == ["A-frozen", "A-tuned"], "06 found what 03 had trained"
+    assert set(table["backend"]) == {"jax"} and table["device"].str.startswith("CPU").all()
 
 
 def noise(notebook):

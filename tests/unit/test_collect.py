@@ -104,7 +104,7 @@ def test_the_best_is_the_best_by_validation(home):
     table = runs.collect(home)
     clean = table[table["protocol"] == "clean"]
     assert runs.best(clean)["run"] == "A-frozen-12"  # its test score is the worst but one
-    with pytest.raises(ValueError, match="chooses by the test part"):
+    with pytest.raises(ValueError, match="chooses by the test set"):
         runs.best(table, "test_accuracy")
     with pytest.raises(RunError, match="no runs"):
         runs.best(table.iloc[:0])
@@ -114,8 +114,8 @@ def test_a_sweep_is_collected_with_its_parameters(tmp_path):
     for number, dropout in enumerate((0.2, 0.5)):
         record(tmp_path / f"03-{number}" / "runs", f"A-frozen-{number}", seed=number)
         record(tmp_path / f"03-{number}" / "runs", "A-frozen-same")  # both executions made this one
-        told = {"lesson": "03_x", "parameters": {"DROPOUT": dropout, "RUNS": "/somewhere"}}
-        (tmp_path / f"03-{number}" / "execution.json").write_text(json.dumps(told), encoding="utf-8")
+        execution = {"lesson": "03_x", "parameters": {"DROPOUT": dropout, "RUNS": "/somewhere"}}
+        (tmp_path / f"03-{number}" / "execution.json").write_text(json.dumps(execution), encoding="utf-8")
     record(tmp_path / ".03-2-half" / "runs", "A-frozen-half")
     record(tmp_path / "failed" / "03-3", "A-frozen-failed")
     table = runs.collect(tmp_path)

@@ -62,13 +62,8 @@ def test_pool_refuses_what_cannot_be_compared(systems, tmp_path):
     good, bad = systems[0]["good"], systems[0]["bad"]
     with pytest.raises(RunError, match="twice: 30 images are tested in two folds, 'scan 00' for instance"):
         studies.pool({"twice": [good[0], good[0]]})
-    with pytest.raises(RunError, match="good and half were not tested on the same images: 30 differ, 'scan 01'"):
+    with pytest.raises(RunError, match="good and half were tested on different images, 30 of them: 'scan 01'"):
         studies.pool({"good": good, "half": bad[:1]})
-    table = pd.read_csv(good[0].folder / "predictions.csv")
-    table.loc[3, "p_benign"] = np.nan
-    table.to_csv(good[0].folder / "predictions.csv", index=False)
-    with pytest.raises(RunError, match="good: 1 images have a probability of NaN"):
-        studies.pool({"good": [runs.open_run(good[0].folder), good[1]]})
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_peaks_are_the_middles_of_the_strongest_cells_inside_a_mask_or_not():
     np.testing.assert_allclose(explain.peaks(maps), [[0.875, 0.75]] * 2 + [[np.nan, np.nan]])
     masks[0, 8, 15] = masks[2, :, :] = True
     assert explain.peak_inside(maps, masks).tolist() == [True, False, False]  # the third map has no peak
-    with pytest.raises(ValueError, match="3 maps but 2 masks"):
+    with pytest.raises(ValueError, match="shorter"):
         explain.peak_inside(maps, masks[:2])
 
 
@@ -95,5 +95,5 @@ def test_rank_correlation_is_spearmans():
     expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(explain.rank_correlation(a, b), expected)
     assert np.isnan(explain.rank_correlation(np.zeros((1, 2, 2)), a[:1, :2, :2])).all()
-    with pytest.raises(ValueError, match="cannot be compared"):
+    with pytest.raises(ValueError, match="same shape"):
         explain.rank_correlation(a, b[:2])

@@ -46,7 +46,7 @@ def test_early_stopping_on_validation_is_what_training_itself_restores(recipe, p
     """The honest row stands for a head that was trained the usual way."""
     table = studies.leaks_of(recipe, NONE, phantoms, 3).set_index("kind")
     split = studies.leaks.clean(phantoms, 3)
-    predictions = training.train_head(recipe, split, weights=NONE, seed=3)[2]
+    predictions = training.train_head(recipe, split, weights=NONE, seed=3)[1]
     assert table.loc["validation", "without"] == pytest.approx(studies.accuracy(predictions))
 
 
@@ -108,7 +108,7 @@ def test_the_scripts_split_is_stratified_and_masks_alone_know_the_normal_scans(p
 
 
 def test_three_ways_come_from_the_stored_results():
-    rows = {row["paper"][0]: row for row in studies.three_ways()}
+    rows = {row["paper"][0]: row for row in studies.three_ways().to_dict("records")}
     assert rows["A"]["paper says"] == "0.966 of 117" and rows["B"]["paper says"] == "0.898 of 157"
     test = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
     right = (test[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(test["label"])).mean()
