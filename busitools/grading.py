@@ -5,12 +5,13 @@ own (see `autograde`), with a kernel in a box (see `sandbox`).
 """
 
 import html
+import itertools
 import multiprocessing
 import os
 import re
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,12 +79,10 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
         for number in {one.exercise for one in grades if one.notebook}:
             exercises.release(sources[number])  # says in words what is wrong with a source
             autograde.make_course(sources[number], Path(place) / number)
-        waiting = [
-            pool.submit(_autograde, one, sources[one.exercise], Path(place), tool, 61000 + number, limits)
-            for number, one in enumerate(grades)
-            if one.notebook
-        ]
-        for _ in bar(as_completed(waiting), "submissions", total=len(waiting), unit="submission"):
+        place, users = Path(place), itertools.count(61000)  # a user number for each box: processes are counted by user
+        work = [(one, sources[one.exercise], place, tool, next(users), limits) for one in grades if one.notebook]
+        done = pool.map(lambda job: _autograde(*job), work)
+        for _ in bar(done, "submissions", total=len(work), unit="submission"):
             pass
     _write(grades, out, pages, f"sandbox: {tool}\n{sandbox.REMAINS}" if tool else "NO sandbox (--trusted)")
     return grades

@@ -32,7 +32,7 @@ REMAINS = __doc__[__doc__.index("What the sandbox does not stop") :].strip()
 class Limits:
     """What one submission may use."""
 
-    seconds: int = 60  # a cell
+    seconds: int = 60  # per cell
     total: int = 300  # seconds for the whole notebook
     memory: int = 4  # GB, of all its processes together
     processes: int = 128  # threads count as well
