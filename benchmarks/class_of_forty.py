@@ -1,6 +1,6 @@
 """A class of forty made submissions, graded: time, table and log.
 
-``python -m benchmarks.class_of_forty OUT [NUMBER]`` (in the checkout; Linux with bubblewrap or unshare): honest, broken
+``python -m benchmarks.class_of_forty OUT [NUMBER]`` (in the checkout; Linux with bubblewrap): honest, broken
 and hostile ones, see tests/classroom/submissions.py. The honest ones are graded alone first: what the others cost is
 the difference. NUMBER grades so many honest ones only.
 """

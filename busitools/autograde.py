@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import logging
 import os
 import shutil
 import signal
@@ -42,7 +43,7 @@ class Execute(preprocessors.Execute):
         self.interrupt_on_timeout, self.error_on_timeout = False, {}  # a kernel that was interrupted is not trusted
         self.startup_timeout, self.iopub_timeout, self.shutdown_kernel = 90, 30, "immediate"
         self.timeout_func = lambda cell: max(1, min(self.limits.seconds, round(self.end - time.monotonic())))
-        self.kernel_name, self.end, remarks = "submission", time.monotonic() + self.limits.total, []
+        self.kernel_name, self.end = "submission", time.monotonic() + self.limits.total
         self.tests, self.stopped = {}, {}  # place of a hidden test, behind all cells → of the visible one; → why
         plan = copy.deepcopy(nb)
         for at, cell in enumerate(nb.cells):
@@ -58,16 +59,11 @@ class Execute(preprocessors.Execute):
             except Stopped:
                 if len(self.stopped) > RESTARTS or time.monotonic() > self.end:
                     break
-            except RuntimeError as error:
-                remarks.append(f"the kernel did not start: {error}")
-                break
         for at, cell in enumerate(nb.cells):
             if cell.cell_type == "code":
                 cell.outputs = self._outputs(at, cell, run)
-        for at, reason in self.stopped.items():
-            name = exercises.name(nb.cells[self.tests.get(at, at)])
-            remarks.append(f"{name or 'a cell'} was stopped: {reason}")
-        nb.metadata["remarks"] = remarks
+        cells = {at: exercises.name(nb.cells[self.tests.get(at, at)]) or "a cell" for at in self.stopped}
+        nb.metadata["remarks"] = [f"{cells[at]} was stopped: {reason}" for at, reason in self.stopped.items()]
         return nb, resources
 
     def create_kernel_manager(self):
@@ -85,12 +81,10 @@ class Execute(preprocessors.Execute):
             return cell, resources
         seconds, killed = self.timeout_func(cell), Path(self.km.connection_file).parent.with_suffix(".reason")
         try:
-            if time.monotonic() > self.end:
-                self.reason = "the time for all cells was up"
-            else:
-                super().preprocess_cell(cell, resources, index)
+            super().preprocess_cell(cell, resources, index)
         except CellTimeoutError:
-            self.reason = self.reason or f"it took more than {seconds} seconds"
+            left = " that were left of the time for all" if seconds < self.limits.seconds else ""
+            self.reason = self.reason or f"it took more than {seconds} seconds{left}"
         except DeadKernelError:
             died = "the kernel died: too much memory, or the code ended it"
             self.reason = self.reason or (killed.read_text() if killed.exists() else died)
@@ -122,7 +116,7 @@ class Execute(preprocessors.Execute):
         failed = [output for output in outputs if output.output_type == "error"]
         if not failed and at not in self.ran:
             failed = [_error("it was not reached")]
-        elif not failed and hidden and hidden not in self.ran:
+        elif not failed and hidden not in (None, *self.ran):
             failed = [_error("a check with other numbers did not come to an end")]
         elif not failed and hidden:
             failed = [_error(_hint(error, run.cells[hidden].source)) for error in _errors(run.cells[hidden])]
@@ -155,35 +149,36 @@ def _harmless(output):
 def make_course(source, folder):
     """Make nbgrader's course of one exercise, with its database; it holds the hidden tests: for the teacher only."""
     folder.mkdir(mode=0o700)
-    (folder / "source" / "exercise").mkdir(parents=True)
-    nbformat.write(source, folder / "source" / "exercise" / "exercise.ipynb")
+    _write(source, folder / "source" / "exercise")
     # nbgrader calls its own helper `alembic` by name, which stands beside this Python.
     with setenv(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])):
         GenerateAssignment(coursedir=_course(folder)).start()
+
+
+def _write(notebook, folder):
+    folder.mkdir(parents=True)
+    nbformat.write(notebook, folder / "exercise.ipynb")
 
 
 def _course(folder):
     return CourseDirectory(root=str(folder), assignment_id="exercise", student_id="student")
 
 
-def grade(submitted, course, place, tool, user, limits):
+def grade(submitted, course, place, trusted, user, limits):
     """Return a submission as nbgrader has graded it, with a copy of its course and everything else in ``place``."""
-    with open(os.devnull, "w") as nothing:  # what nbgrader and the kernel print
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
+    logging.disable()
     with contextlib.suppress(ImportError, ValueError):  # Windows has no limits, or a lower one is set already
         import resource
 
         signal.alarm(2 * limits.total + 300)  # whatever happens, it ends
         # A kernel can send more than this process can hold: then this process ends, and only this submission with it.
         resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    (place / "kernels" / "submission").mkdir(parents=True)
-    spec = json.dumps(sandbox.kernel_spec(tool, user, limits))
-    (place / "kernels" / "submission" / "kernel.json").write_text(spec, encoding="utf-8")
+    spec = place / "kernels" / "submission" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(sandbox.kernel_spec(trusted, user, limits)), encoding="utf-8")
     os.environ["JUPYTER_PATH"] = str(place)
     shutil.copytree(course, place / "course")
-    (place / "course" / "submitted" / "student" / "exercise").mkdir(parents=True)
-    nbformat.write(submitted, place / "course" / "submitted" / "student" / "exercise" / "exercise.ipynb")
+    _write(submitted, place / "course" / "submitted" / "student" / "exercise")
     Execute.place, Execute.user, Execute.limits = place, user, limits
     grader = Autograde(coursedir=_course(place / "course"))
     steps = grader.autograde_preprocessors

@@ -12,6 +12,7 @@ import nbformat
 
 from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
+from busitools import notebooks
 
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
 STEPS = (
@@ -19,20 +20,15 @@ STEPS = (
 )
 
 
-def folder():
-    """Return the checkout's folder of solutions; raise ClassroomError without a checkout: students need none of it."""
-    place = Path(__file__).parents[1] / "notebooks" / "solutions"
-    if not place.is_dir():
-        raise ClassroomError("The solutions come with the repository only: clone it, and run this from the clone.")
-    return place
-
-
 def sources(place=None):
-    """Return the paths of the notebooks with solutions, sorted."""
-    place = Path(place) if place else folder()
+    """Return the paths of the notebooks with solutions, sorted; ``place`` is their folder, the checkout's when None."""
+    place = Path(place or Path(__file__).parents[1] / "notebooks" / "solutions")
     paths = sorted(place.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
-        raise ClassroomError(f"{place} holds no notebook with solutions (NN_name.ipynb)")
+        raise ClassroomError(
+            f"{place} holds no notebook with solutions (NN_name.ipynb). They come with the repository only: clone it, "
+            "and run this from the clone."
+        )
     return paths
 
 
@@ -83,16 +79,14 @@ def release(notebook):
 
 def write(place=None, target=None):
     """Write notebooks/exercises/NN_*.ipynb from the solutions; return the paths."""
-    from busitools.notebooks import relink
-
-    place = Path(place) if place else folder()
-    target = Path(target) if target else place.parent / "exercises"
+    paths = sources(place)
+    target = Path(target or paths[0].parents[1] / "exercises")
     target.mkdir(parents=True, exist_ok=True)
-    for source in bar(sources(place), "exercises"):
+    for source in bar(paths, "exercises"):
         with write_file(target / source.name) as part:
-            nbformat.write(relink(release(read(source))), part)
+            nbformat.write(notebooks.relink(release(read(source))), part)
     for path in target.glob("*.ipynb"):
-        if not (place / path.name).exists():
+        if path.name not in [source.name for source in paths]:
             path.unlink()  # its source is gone
     return sorted(target.glob("*.ipynb"))
 

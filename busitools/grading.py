@@ -5,7 +5,6 @@ own (see `autograde`), with a kernel in a box (see `sandbox`).
 """
 
 import html
-import itertools
 import multiprocessing
 import os
 import re
@@ -16,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
+import pandas
 
 from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
-from busitools import exercises, sandbox
+from busitools import exercises, notebooks, sandbox
 
 LARGEST = 20_000_000  # bytes of a submission
 # Words that an answer to these exercises has no use for: how cells are run, other processes, the hidden tests.
@@ -72,33 +72,33 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
     exercises.nbgrader()  # said before anything runs, when it is missing
     from busitools import autograde
 
-    tool, limits = None if trusted else sandbox.find(), limits or sandbox.Limits()
+    if not trusted:
+        sandbox.check()
     grades = [_prepare(student, path, sources) for student, path in files]
     with tempfile.TemporaryDirectory(prefix="busi-grade-") as place, ThreadPoolExecutor(jobs) as pool:
         os.chmod(place, 0o711)  # a box that runs as another user must reach its own folder
         for number in {one.exercise for one in grades if one.notebook}:
             exercises.release(sources[number])  # says in words what is wrong with a source
             autograde.make_course(sources[number], Path(place) / number)
-        place, users = Path(place), itertools.count(61000)  # a user number for each box: processes are counted by user
-        work = [(one, sources[one.exercise], place, tool, next(users), limits) for one in grades if one.notebook]
-        done = pool.map(lambda job: _autograde(*job), work)
-        for _ in bar(done, "submissions", total=len(work), unit="submission"):
+
+        def work(number):  # a user number for each box: processes are counted by user
+            _autograde(grades[number], sources, Path(place), trusted, sandbox.USER + number, limits or sandbox.Limits())
+
+        for _ in bar(pool.map(work, range(len(grades))), "submissions", len(grades), "submission"):
             pass
-    _write(grades, out, pages, f"sandbox: {tool}\n{sandbox.REMAINS}" if tool else "NO sandbox (--trusted)")
+    _write(grades, out, pages, "NO sandbox (--trusted)" if trusted else f"in the sandbox\n{sandbox.REMAINS}")
     return grades
 
 
 def find(submissions):
     """Return (student, path) of every notebook in a folder, sorted: the first folder below it names the student."""
     top = Path(submissions)
-    if not top.is_dir():
-        raise ClassroomError(
-            f"{top} is no folder. Give the folder that holds a folder, or a notebook, of each student."
-        )
     paths = [path.relative_to(top) for path in sorted(top.rglob("*.ipynb"))]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]  # .ipynb_checkpoints
     if not paths:
-        raise ClassroomError(f"{top} holds no notebook (.ipynb).")
+        raise ClassroomError(
+            f"{top} is no folder with notebooks (.ipynb). Give the one that holds a folder, or a notebook, per student."
+        )
     return [(path.parts[0] if len(path.parts) > 1 else path.stem, top / path) for path in paths]
 
 
@@ -132,13 +132,8 @@ def which(cells, path, sources):
 
 def read(path):
     """Return a submitted notebook; raise ClassroomError in words for what is none."""
-    if path.is_symlink() or not path.is_file():
-        raise ClassroomError("the file is a link, not a notebook")
-    size = path.stat().st_size
-    if size == 0:
-        raise ClassroomError("the file is empty")
-    if size > LARGEST:
-        raise ClassroomError(f"the file has {size // 10**6} MB; clear its outputs and hand it in again")
+    if path.is_symlink() or path.stat().st_size > LARGEST:
+        raise ClassroomError(f"the file is a link, or has more than {LARGEST // 10**6} MB: clear its outputs")
     try:
         notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
         _, notebook = nbformat.validator.normalize(notebook)  # cell ids: missing in old files, twice in merged ones
@@ -180,18 +175,20 @@ def restore(submitted, source):
     return nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), [lost] * bool(missing) + remarks
 
 
-def _autograde(one, source, place, tool, user, limits):
+def _autograde(one, sources, place, trusted, user, limits):
     """Let nbgrader grade one submission; whatever is wrong with it becomes a remark and costs nobody else anything."""
     from nbgrader.utils import determine_grade
 
     from busitools import autograde
 
+    if one.notebook is None:
+        return
     began, apart = time.monotonic(), multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     apart.set_forkserver_preload(["busitools.autograde"])  # seconds of imports, once
     submitted, one.notebook = one.notebook, None
     try:
-        ordered, one.remarks = restore(submitted, source)
-        job = (ordered, place / one.exercise, place / str(user), tool, user, limits)
+        ordered, one.remarks = restore(submitted, sources[one.exercise])
+        job = (ordered, place / one.exercise, place / str(user), trusted, user, limits)
         with ProcessPoolExecutor(1, mp_context=apart) as alone:
             one.notebook = alone.submit(autograde.grade, *job).result()
         one.remarks += one.notebook.metadata.remarks
@@ -204,21 +201,18 @@ def _autograde(one, source, place, tool, user, limits):
 
 def _write(grades, out, pages, boxed):
     """Write the table, the log, and a page for each submission."""
-    import pandas
-
-    rows = [
-        {"student": _cell(one.student), "exercise": one.exercise, "file": _cell(one.file)}
-        | {"points": f"{one.points:g}", "of": f"{one.of:g}", "to_read": f"{one.by_hand:g}"}
-        | {"seconds": f"{one.seconds:.0f}", "remarks": _cell("; ".join(one.remarks))}
+    table = pandas.DataFrame(
+        {"student": one.student, "exercise": one.exercise, "file": one.file}
+        | {"points": one.points, "of": one.of, "to_read": one.by_hand, "seconds": round(one.seconds)}
+        | {"remarks": "; ".join(one.remarks)}
         | {task: _mark(points) for task, (points, _) in one.tasks.items()}
         for one in grades
-    ]
+    ).map(_cell)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_file(out) as part:
-        pandas.DataFrame(rows).to_csv(part, index=False)
-    lines = [f"{one.student}\t{one.file}\t{one.points:g}/{one.of:g}\t{'; '.join(one.remarks)}" for one in grades]
-    text = "\n".join([f"{len(grades)} submissions, {boxed}", "", *lines, ""])
-    out.with_suffix(".log").write_text(text, encoding="utf-8")
+        table.to_csv(part, index=False, float_format="%g")
+    lines = table[["student", "file", "points", "of", "remarks"]].to_string(index=False)
+    out.with_suffix(".log").write_text(f"{len(grades)} submissions, {boxed}\n\n{lines}\n", encoding="utf-8")
     for one in bar(grades, "pages", unit="page"):
         folder = pages / re.sub(r"[^\w.-]", "_", one.student)
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,19 +223,17 @@ def _mark(points):
     return "?" if points is None else f"{points:g}"
 
 
-def _cell(text):
-    """Return a text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+def _cell(value):
+    """Return a value that a spreadsheet does not take for a formula."""
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@", "\t")) else value
 
 
 def page(one):
     """Return a submission's feedback as a web page (str): points, remarks, then the notebook as it was graded."""
-    from busitools.notebooks import html_page
-
     head = [f"# {html.escape(one.student)}: exercise {one.exercise}", f"**{one.points:g} of {one.of:g} points.**"]
     head[-1] += f" {one.by_hand:g} more are given by your teacher." if one.by_hand else ""
     tasks = [f"* {task}: {_mark(points)} of {of:g}" for task, (points, of) in one.tasks.items()]
     remarks = [f"* {html.escape(remark)}" for remark in one.remarks]
     first = nbformat.v4.new_markdown_cell("\n\n".join([*head, "\n".join(remarks), "\n".join(tasks)]))
-    cells = one.notebook.cells if one.notebook else []
-    return html_page(nbformat.v4.new_notebook(cells=[first, *cells]), f"Exercise {one.exercise}", sanitize=True)
+    whole = nbformat.v4.new_notebook(cells=[first, *(one.notebook.cells if one.notebook else [])])
+    return notebooks.html_page(whole, f"Exercise {one.exercise}", sanitize=True)

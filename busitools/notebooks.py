@@ -4,7 +4,6 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 """
 
 import ast
-import asyncio
 import contextlib
 import difflib
 import html
@@ -12,20 +11,20 @@ import json
 import logging
 import os
 import re
-import signal
 import tempfile
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
+import bleach
 import nbformat
 import papermill
 import psutil
 from jupyter_client import AsyncKernelManager
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from busilib import recipes
@@ -85,7 +84,10 @@ def parameters(notebook):
 
 
 def check_parameters(notebook, given):
-    """Return ``given`` with values of the right type; raise LessonError for a name or value that does not fit."""
+    """Return ``given`` with values of the right type; raise LessonError for a name or value that does not fit.
+
+    A text stays as it is where the default is one; else it is read as Python reads it ("3" → 3).
+    """
     lesson, defaults, checked = Path(notebook).stem, parameters(notebook), {}
     for name, value in given.items():
         if name not in defaults:
@@ -93,12 +95,23 @@ def check_parameters(notebook, given):
             hint = f" Did you mean {close[0]}?" if close else ""
             raise LessonError(f"{lesson} has no parameter {name}.{hint} It has: {', '.join(defaults)}")
         default = defaults[name]
+        if isinstance(value, str) and not isinstance(default, str):
+            with contextlib.suppress(ValueError, SyntaxError):
+                value = ast.literal_eval(value)
         value = checked[name] = float(value) if (type(default), type(value)) == (float, int) else value
         if default is not None and type(value) is not type(default):
             wanted = f"it must be {type(default).__name__}, like {default!r}"
             raise LessonError(f"{lesson}: {name} = {value!r} is of type {type(value).__name__}; {wanted}")
     recipes.check_parameters(checked)
     return checked
+
+
+def share(given, notebooks):
+    """Return {notebook: those of the given parameters that it has}; raise LessonError for one that none of them has."""
+    names = {path: parameters(path).keys() & given for path in notebooks}
+    for name in given.keys() - set().union(*names.values()):
+        check_parameters(notebooks[0], {name: given[name]})  # raises
+    return {path: {name: given[name] for name in given if name in names[path]} for path in notebooks}
 
 
 def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
@@ -193,9 +206,8 @@ class Progress:
                 self.reason = self.reason or watch(self)
                 if self.reason:
                     self.cell_ended()
-                    # However busy it is, nbclient finds it dead. There is none before it has started.
-                    with contextlib.suppress(RuntimeError, AttributeError, OSError):
-                        asyncio.run(self.kernel.signal_kernel(getattr(signal, "SIGKILL", signal.SIGTERM)))
+                    with contextlib.suppress(psutil.Error, AttributeError):  # there is none before it has started
+                        psutil.Process(self.kernel.provisioner.pid).kill()  # however busy it is
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
@@ -217,26 +229,13 @@ def run(names=(), out="runs/quick", given=None):
     A bar shows lesson, cell and epoch, and about how long it will take. A parameter is given to the lessons that have
     it; LessonError for one that none of them has, before anything runs.
     """
-    given, out, jobs, executions = given or {}, Path(out), [], []
-    defaults = {path: parameters(path) for path in lessons(names)}
-    for name in set(given) - set().union(*defaults.values()):
-        check_parameters(next(iter(defaults)), {name: given[name]})  # raises: no lesson has it
-    for path, names in defaults.items():
-        values = {name: read_value(value, names[name]) for name, value in given.items() if name in names}
-        jobs.append((path, out / path.name, check_parameters(path, values)))
-    for done in _each(jobs):
+    out, executions = Path(out), []
+    given = {path: check_parameters(path, values) for path, values in share(given or {}, lessons(names)).items()}
+    for done in _each([(path, out / path.name, values) for path, values in given.items()]):
         executions.append(done)
         page(done.output)
         index(executions, out)
         yield done
-
-
-def read_value(text, default):
-    """Return a parameter's value: a text as it is where the default is one, else as Python reads it ("3" → 3)."""
-    if isinstance(text, str) and not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return ast.literal_eval(text)
-    return text
 
 
 def _each(jobs):
@@ -265,9 +264,6 @@ _TEMPLATE = """{%- extends "index.html.j2" -%}
 </div>{% endblock data_png %}"""
 
 
-_FORMULA = re.compile(r"(?P<code>```.*?```|`[^`\n]+`)|\$\$(?P<block>.+?)\$\$|(?<!\\)\$(?P<inline>[^$\n]+)\$", re.DOTALL)
-
-
 def page(notebook):
     """Write an executed notebook as a web page beside it; return its path."""
     target = Path(notebook).with_suffix(".html")
@@ -275,48 +271,42 @@ def page(notebook):
     return target
 
 
+class _Renderer(IPythonRenderer):
+    """Markdown as nbconvert renders it, but with formulas as MathML."""
+
+    def inline_math(self, body):
+        return mathml(body)
+
+    def block_math(self, body):
+        return mathml(body, "block")
+
+
+# What the text cells of a submission may hold: nbconvert's own list knows neither headings nor formulas.
+_TAGS = "p h1 h2 h3 h4 h5 h6 ul ol li strong em code pre blockquote table thead tbody tr th td a br hr div span "
+_TAGS += "math mrow mi mo mn mtext mspace mfrac msub msup msubsup msqrt mroot mover munder munderover mtable mtr mtd"
+_ATTRIBUTES = {"*": ["id", "class", "display", "stretchy"], "a": ["href"]}
+
+
 def html_page(notebook, name, sanitize=False):
     """Return a notebook as a web page (str) that needs no network: pictures with descriptions, formulas as MathML.
 
     ``sanitize``: keep only plain text markup of its text cells, no script, no picture from elsewhere.
     """
-    import bleach
-    from nbconvert import HTMLExporter
-
-    formulas = {}  # put in when all is cleaned, in the place of words that nobody can guess
-
-    def word(match):
-        if match["code"]:
-            return match["code"]
-        formulas[name := f"formula{uuid.uuid4().hex}"] = mathml(match["block"] or match["inline"], bool(match["block"]))
-        return name
-
-    notebook = nbformat.from_dict(notebook)  # a copy
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _FORMULA.sub(word, cell.source)
-    tags = "p h1 h2 h3 h4 h5 h6 ul ol li strong em code pre blockquote table thead tbody tr th td a br hr div span"
-    allowed = {"tags": set(tags.split()), "attributes": {"*": ["id", "class"], "a": ["href"]}, "strip": True}
     exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
-    # nbconvert's own list knows neither headings nor paragraphs.
-    exporter.register_filter("clean_html", lambda text: bleach.clean(text, **allowed))
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
-    return re.sub("formula[0-9a-f]{32}", lambda match: formulas.get(match[0], match[0]), body)
+    exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(_Renderer(escape=False)).render(text))
+    clean = partial(bleach.clean, tags=set(_TAGS.split()), attributes=_ATTRIBUTES, strip=True)
+    exporter.register_filter("clean_html", clean)
+    return exporter.from_notebook_node(notebook, {"metadata": {"name": name}})[0]
 
 
-def mathml(tex, block=False):
+def mathml(tex, display="inline"):
     """Return a formula in TeX as MathML, which browsers show by themselves; as it stands when it cannot be read."""
-    from latex2mathml.converter import convert_to_element
+    from latex2mathml import converter
 
     try:
-        formula = convert_to_element(tex, display="block" if block else "inline")
+        return converter.convert(tex, display=display)
     except Exception:  # its errors have no base in common
         return f"<code>{html.escape(tex)}</code>"
-    for part in formula.iter():
-        part.text = html.unescape(part.text or "")  # it writes signs as entities
-        for name in ("href", "style", "class", "id"):  # nothing that a submission could misuse
-            part.attrib.pop(name, None)
-    return ElementTree.tostring(formula, encoding="unicode")
 
 
 _INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>busi-notebooks: executed lessons</title>

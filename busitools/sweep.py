@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
+import nbformat
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -41,7 +42,6 @@ except ModuleNotFoundError as error:
     raise LessonError(f"Sweeps need {error.name}: pip install 'busi-notebooks[sweep]'") from error
 
 KEYS = ("lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm")
-SLURM = ("queue", "account", "gpus", "cores", "memory", "time", "jobs", "prologue")
 FAILED = "failed"
 LOST = "the scheduler was lost; start it again and give the same command: it goes on from here"
 # Read by BLAS and oneDNN, TensorFlow and JAX. A Dask nanny sets OMP_NUM_THREADS=1 for all that it starts.
@@ -86,7 +86,8 @@ def read(grid):
 
     A grid has ``lessons`` with ``parameters`` (name → value or list), ``seeds`` and ``folds``, whose product is taken;
     or ``runs``, a list of {lesson, NAME: value, …}; or both. ``minutes`` is the longest that one execution may take
-    (none: no limit), ``slurm`` what a job asks for. Raises LessonError for anything else.
+    (none: no limit), ``slurm`` what a job asks for, in the words of dask_jobqueue.SLURMCluster, and how many ``jobs``
+    there are at a time. Raises LessonError for anything else.
     """
     if not isinstance(grid, dict):
         try:
@@ -94,7 +95,6 @@ def read(grid):
         except (OSError, yaml.YAMLError) as error:
             raise LessonError(f"{error}. A grid to begin with: docs/examples/sweep_quick.yaml") from error
     _check("grid", grid, KEYS)
-    _check("slurm section", grid.get("slurm") or {}, SLURM)
     if not grid.get("lessons") and (not grid.get("runs") or any(grid.get(key) for key in KEYS[1:4])):
         raise LessonError("The grid needs 'lessons' that take its parameters, or 'runs' alone")
     return grid
@@ -123,16 +123,12 @@ def combinations(grid):
     blocks = [axes | short | {"lesson": grid["lessons"]}] if grid.get("lessons") else []
     for block in [*blocks, *(grid.get("runs") or [])]:
         names = _list(_check("run", block).get("lesson"))
-        # YAML reads 03 as the number 3.
-        chosen = notebooks.lessons([str(name).zfill(2) for name in names])
-        defaults = {path: notebooks.parameters(path) for path in chosen}
-        for name in block.keys() - {"lesson"}.union(*defaults.values()):
-            notebooks.check_parameters(chosen[0], {name: None})  # raises: no lesson has it
-        for path in chosen:
-            used = {name: _list(values) for name, values in block.items() if name in defaults[path]}
-            for values in itertools.product(*used.values()):
-                given = notebooks.check_parameters(path, dict(zip(used, values, strict=True)))
-                if "FOLD" in given and (defaults[path] | given).get("PROTOCOL") == "paper":
+        chosen = notebooks.lessons([str(name).zfill(2) for name in names])  # YAML reads 03 as the number 3
+        values = {name: _list(value) for name, value in block.items() if name != "lesson"}
+        for path, used in notebooks.share(values, chosen).items():
+            for combination in itertools.product(*used.values()):
+                given = notebooks.check_parameters(path, dict(zip(used, combination, strict=True)))
+                if "FOLD" in given and (notebooks.parameters(path) | given).get("PROTOCOL") == "paper":
                     given["FOLD"] = 0
                 asked[path, json.dumps(given, sort_keys=True)] = path, given
     return list(asked.values())
@@ -144,8 +140,6 @@ def _list(values):
 
 def plans(grid, out):
     """Return the Plans of a grid; nothing is written."""
-    import nbformat
-
     minutes, todo = float(read(grid).get("minutes") or "inf"), []
     env = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     for path, given in combinations(grid):
@@ -167,8 +161,6 @@ def carry_out(plan):
     try:
         if execution := plan.finished():
             return execution
-        for left in plan.out.glob(f".{plan.name}-????????"):  # its worker was killed
-            shutil.rmtree(left, ignore_errors=True)
         with write_folder(plan.out / plan.name) as working, one_gpu(plan) as gpu:
             has_runs = "RUNS" in notebooks.parameters(plan.lesson)
             given = {"RUNS": str(working / "runs")} | plan.parameters if has_runs else plan.parameters
@@ -186,8 +178,7 @@ def carry_out(plan):
                 raise LessonError(done.error)
         return plan.finished()
     except Exception as failure:  # whatever it is, it is this execution's own: the others go on
-        error = str(failure) if isinstance(failure, LessonError) else f"{type(failure).__name__}: {failure}"
-        return plan.failed(error, time.monotonic() - began)
+        return plan.failed(str(failure) or repr(failure), time.monotonic() - began)
 
 
 def gpus():
@@ -328,11 +319,12 @@ def slurm_cluster(grid):
     """Return a Dask cluster of SLURM jobs, each with one worker that does one execution at a time."""
     if shutil.which("sbatch") is None:
         raise LessonError("There is no sbatch here: start it on a login node, or add --dry-run to see the jobs")
+    job_script(grid)  # refuses what is not asked for rightly
     from dask_jobqueue import SLURMCluster
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the import has put another one in its place
     cluster = SLURMCluster(**_job(grid), scheduler_options={"dashboard_address": "127.0.0.1:0"})
-    cluster.adapt(minimum=0, maximum_jobs=(read(grid).get("slurm") or {}).get("jobs", 4))
+    cluster.adapt(minimum=0, maximum_jobs=(grid.get("slurm") or {}).get("jobs", 4))
     return cluster
 
 
@@ -340,18 +332,17 @@ def job_script(grid):
     """Return the script that each SLURM job is submitted with; only the scheduler's address in it is not yet real."""
     from dask_jobqueue.slurm import SLURMJob
 
-    return SLURMJob(scheduler="tcp://HOST:PORT", name="busi-sweep", **_job(grid)).job_script()
+    try:
+        return SLURMJob(scheduler="tcp://HOST:PORT", name="busi-sweep", **_job(grid)).job_script()
+    except TypeError as error:
+        raise LessonError(f"The slurm section speaks dask_jobqueue.SLURMCluster's words: {error}") from error
 
 
 def _job(grid):
     """Return what a SLURM job asks for, in dask_jobqueue's words."""
-    asked = {"gpus": 0, "cores": 4, "memory": "16GB", "time": "04:00:00"} | (read(grid).get("slurm") or {})
-    return {
-        "cores": 1,  # Dask's word for executions at a time
-        "job_cpu": asked["cores"], "memory": str(asked["memory"]), "walltime": str(asked["time"]),
-        "queue": asked.get("queue"), "account": asked.get("account"), "job_name": "busi-sweep",
-        "job_extra_directives": [f"--gres=gpu:{asked['gpus']}"] if asked["gpus"] else [],
-        # joblib.cpu_count() then says so many, on clusters too that do not bind a job to its cores
-        "job_script_prologue": [f"export LOKY_MAX_CPU_COUNT={asked['cores']}", *_list(asked.get("prologue", []))],
-        "worker_extra_args": ["--memory-limit", "0"],
-    }  # fmt: skip
+    asked = {"job_cpu": 4, "memory": "16GB", "walltime": "04:00:00"} | (read(grid).get("slurm") or {})
+    asked.pop("jobs", None)
+    # joblib.cpu_count() then says so many, on clusters too that do not bind a job to its cores
+    prologue = [f"export LOKY_MAX_CPU_COUNT={asked['job_cpu']}", *asked.pop("job_script_prologue", [])]
+    worker = {"cores": 1, "worker_extra_args": ["--memory-limit", "0"]}  # one execution at a time
+    return {"job_name": "busi-sweep"} | asked | worker | {"job_script_prologue": prologue}

@@ -101,7 +101,7 @@ def test_plain_install_without_a_checkout(wheel, tmp_path):
     python = tmp_path / "plain" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "tests" / "constraints.txt", wheel)
     environment = lesson_runs_alone(python, tmp_path / "work")
-    code = "from busilib import batch; print(len(notebooks.lessons()), notebooks.folder())"
+    code = "from busitools import notebooks; print(len(notebooks.lessons()), notebooks.folder())"
     said = run(python, "-c", code, cwd=tmp_path / "work", env=environment).split()
     assert int(said[0]) == len(notebooks.lessons()) and str(tmp_path / "plain") in said[1]
     assert not list((tmp_path / "plain").rglob("*/busitools/lessons/solutions"))

@@ -146,7 +146,6 @@ def test_the_example_in_the_documentation_is_right():
         ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. Did you mean RATE?"),
         ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED = True is of type bool"),
         ({"lessons": ["99"]}, "Lesson '99' does not exist"),
-        ({"lessons": ["LESSON"], "slurm": {"que": "x"}}, "The slurm section has no que. It has: queue"),
         ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "The parameters must hold names with values"),
         ({"runs": ["LESSON"]}, "The run must hold names with values"),
         ("none.yaml", "A grid to begin with: docs"),
@@ -353,12 +352,15 @@ def test_a_lost_scheduler_is_reported_and_the_rest_is_done_elsewhere(grid, clust
 
 
 def test_the_slurm_script_asks_for_what_the_grid_says(grid):
-    section = {"queue": "short", "account": "lab", "gpus": 1, "cores": 8, "memory": "32GB", "time": "02:00:00"}
-    script = sweep.job_script(grid("ok", slurm=section | {"prologue": "module load python"}))
+    section = {"queue": "short", "account": "lab", "job_cpu": 8, "memory": "32GB", "walltime": "02:00:00"}
+    section |= {"job_extra_directives": ["--gres=gpu:1"], "job_script_prologue": ["module load python"], "jobs": 2}
+    script = sweep.job_script(grid("ok", slurm=section))
     for line in ("-p short", "-A lab", "--cpus-per-task=8", "--mem=30G", "-t 02:00:00", "--gres=gpu:1"):
         assert f"#SBATCH {line}\n" in script
     assert "module load python" in script and "--nthreads 1 " in script  # one execution at a time
-    assert "--memory-limit 0" in script and "--gres" not in sweep.job_script(grid("ok"))
+    assert "--memory-limit 0" in script and "LOKY_MAX_CPU_COUNT=8" in script
+    with pytest.raises(LessonError, match="The slurm section .* 'que'"):
+        sweep.job_script(grid("ok", slurm={"que": "short"}))
 
 
 def test_one_run_per_gpu(grid, tmp_path, monkeypatch):
