@@ -51,7 +51,7 @@ def _show(data, description, metadata=None):
 
 
 def drawing(name):
-    """Show a drawing and its description: "workflows" (both papers' steps), "cnn_structure", "inception_resnet_block"."""
+    """Show a drawing and its description: "workflows", "cnn_structure" or "inception_resnet_block"."""
     svg = (files("busilib") / "drawings" / f"{name}.svg").read_bytes()
     description = " ".join(ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc").split())
     # An <img> in HTML: of an SVG output, notebooks and their exports keep no alternative text.
