@@ -16,7 +16,7 @@ RESULTS = Path(runs.__file__).parent / "results"
 
 
 def write(name, run):
-    """Store a run under a name: run.json, the epochs, and for each part the scores and the confusion matrix."""
+    """Store a run under a name: run.json, the epochs, and for each set the scores and the confusion matrix."""
     parts = {}
     for part in sorted(run.predictions["split"].unique()):
         matrix = run.confusion(part)
