@@ -22,10 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from store import write_table
 
-from busilib import data, metrics, recipes, stored, studies
+from busilib import data, metrics, recipes, studies
 from busilib.data import catalogue, images, phantom, splits
-from busilib.learning import embedded, features, heads, keras, models
+from busilib.learning import embedded, keras, models, training
 
 SIZE = 128
 UNSEEN_SIZE = 96  # of 64, 75, 96 and 128 px the best on the half of BUSI that choices were made on, for both networks
@@ -42,11 +43,11 @@ def measure():
         return rows + [not_measured(name, "BUSI_DIR names no folder") for name in names]
     scans, table = data.load(folder), []
     for name in RECIPES:
-        found, more = on_busi(name, scans)
-        rows += found
-        table += more
-    about = {"dataset": scans.name, "sha256": scans.sha256, "image_size": SIZE, "folds": 5, "seed": 0}
-    stored.write_table("backbones", pd.DataFrame(table), about)
+        measured, lines = on_busi(name, scans)
+        rows += measured
+        table += lines
+    about = {"dataset": scans.identity(), "image_size": SIZE, "folds": 5, "seed": 0}
+    write_table("backbones", pd.DataFrame(table), about)
     return rows
 
 
@@ -57,7 +58,7 @@ def phantoms(name):
     for weights in ("phantom", "none"):
         changes = {"augment": False, "augment_validation": False}
         recipe = recipes.get(RECIPES[name], "quick", "clean", **changes)
-        table = studies.clean(heads.Heads(recipe, models.find_weights(weights, name)), scans, 0)
+        table = studies.clean(recipe, models.find_weights(weights, name), scans, 0)
         accuracies.append(studies.accuracy(table[table["part"] == "test"]))
     note = f"other: random weights; {recipe.image_size} px, grouped 5-fold on 600 phantoms"
     return row(f"quick accuracy on phantoms, {name}", accuracies[0], "", accuracies[1], target="ours >= 0.9", note=note)
@@ -69,10 +70,10 @@ def on_busi(name, scans):
     truth, groups = studies.codes(scans.table["label"]), scans.table["group"].to_numpy()
     right = lambda weights, seed=0: probe(averages(name, weights, scans, seed=seed), truth, groups) == truth  # noqa: E731
     draws = np.array([right(models.find_weights("none", name), seed) for seed in range(DRAWS)])
-    found = {"phantom": right(models.find_weights("phantom", name)), "random": draws.mean(axis=0)}
-    found |= {file.name: right(models.find_weights(str(file), name)) for file in files}
+    hits = {"phantom": right(models.find_weights("phantom", name)), "random": draws.mean(axis=0)}
+    hits |= {file.name: right(models.find_weights(str(file), name)) for file in files}
     table = [{"network": name, "question": "probe", "weights": what, "scans": len(truth)}
-             | _scores(hits, found["random"], groups) for what, hits in found.items()]  # fmt: skip
+             | _scores(shares, hits["random"], groups) for what, shares in hits.items()]  # fmt: skip
     ours, other = table[0], table[1]
     note = f"other: random weights, {DRAWS} draws, {draws.mean(axis=1).min():.3f} to {draws.mean(axis=1).max():.3f}; "
     note += f"gain {ours['gain']:+.3f} [{ours['gain_low']:+.3f}, {ours['gain_high']:+.3f}]"
@@ -97,7 +98,7 @@ def averages(name, weights, scans, size=SIZE, seed=0):
     """Return the averaged features (N, channels) of scans; ``seed`` draws random weights."""
     recipe = recipes.get(RECIPES[name], "full", "clean", image_size=size)
     frozen, _ = models.parts(models.build(recipe, weights, seed), recipe)
-    return features.load(frozen, images.load(scans.table["path"], size)).mean(axis=(1, 2))
+    return training.features(frozen, images.load(scans.table["path"], size)).mean(axis=(1, 2))
 
 
 def probe(values, truth, groups):

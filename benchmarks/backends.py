@@ -18,7 +18,7 @@ import numpy as np
 from rows import row
 
 BACKENDS = ("tensorflow", "jax")
-NETWORKS = {"ResNet50": 64, "InceptionResNetV2": 75}  # pixels a side with the quick profile
+NETWORKS = {"ResNet50": 64, "InceptionResNetV2": 75}  # pixels per side with the quick profile
 SCANS = 64
 SEEDS = 3
 
@@ -26,9 +26,9 @@ SEEDS = 3
 def measure():
     """Return the rows: per network the largest difference of probabilities; the difference of the mean accuracies."""
     rows = []
-    for name, found in differences(NETWORKS, SCANS).items():
-        note = f"largest difference of {SCANS} phantoms' probabilities, which vary by {found['spread']:.2f} themselves"
-        rows.append(row(f"probabilities, {name}", found["largest"], "1", target="ours <= 0.001", note=note))
+    for name, apart in differences(NETWORKS, SCANS).items():
+        note = f"largest difference of {SCANS} phantoms' probabilities, which vary by {apart['spread']:.2f} themselves"
+        rows.append(row(f"probabilities, {name}", apart["largest"], "1", target="ours <= 0.001", note=note))
     means = {}
     for backend in BACKENDS:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def measure():
 
 
 def differences(networks, scans):
-    """Return for each network (name → pixels a side) what the backends make of the same weights and ``scans`` phantoms.
+    """Return for each network (name → pixels per side) what the backends make of the same weights and phantoms.
 
     TensorFlow writes model.keras, both read it. A dict name → {"largest": the largest difference of a probability,
     "spread": the standard deviation of a class's probability over the scans, the largest of the three}.
@@ -48,11 +48,11 @@ def differences(networks, scans):
         Path(folder, "task.json").write_text(json.dumps({"networks": networks, "scans": scans}))
         _child("tensorflow", "write", folder)
         _child("jax", "probabilities", folder)
-        found = {}
+        apart = {}
         for name in networks:
             ours, theirs = (np.load(Path(folder, f"{name}-{backend}.npy")) for backend in BACKENDS)
-            found[name] = {"largest": float(abs(ours - theirs).max()), "spread": float(ours.std(axis=0).max())}
-        return found
+            apart[name] = {"largest": float(abs(ours - theirs).max()), "spread": float(ours.std(axis=0).max())}
+        return apart
 
 
 def write(folder):

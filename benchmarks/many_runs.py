@@ -2,7 +2,7 @@
 
     python benchmarks/many_runs.py [--runs 12] [--trees 150] [--only overhead workers killed collect]
 
-* overhead: an empty notebook through plain papermill and through a sweep with one worker, seconds an execution.
+* overhead: an empty notebook through plain papermill and through a sweep with one worker, seconds per execution.
 * workers: RUNS executions that each train a random forest in one thread, with 1 and with 2 workers.
 * killed: the same with 2 workers, one killed with -9 in the middle; how many are finished, how often one was begun.
 * collect: 1 000 recorded runs read into one table, written as Parquet and CSV.
@@ -76,7 +76,7 @@ def overhead(folder, options):
         papermill.execute_notebook(grid["lessons"][0], str(folder / "out.ipynb"), {"SEED": seed}, **how)
         times.append(time.perf_counter() - began)
     plain, ours = np.median(times), timed(grid, folder / "sweep", 1)[0] / options.runs
-    print(f"overhead: papermill {plain:.2f} s, sweep {ours:.2f} s an empty execution (ratio {ours / plain:.2f})")
+    print(f"overhead: papermill {plain:.2f} s, sweep {ours:.2f} s per empty execution (ratio {ours / plain:.2f})")
 
 
 def workers(folder, options):

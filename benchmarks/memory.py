@@ -50,11 +50,10 @@ def lesson(path, profile, home):
     One that fails gives a row that says so.
     """
     data = os.environ["BUSI_DIR"] if profile == "full" else "phantom"
-    known = notebooks.parameters(path)
     given = {"PROFILE": profile, "DATASET": data, "RUNS": f"{home}/runs"}
-    given = {key: value for key, value in given.items() if key in known}
-    own = {"BUSILIB_CACHE": f"{home}/cache"}
-    done, peak = with_peak(lambda: notebooks.execute(path, f"{home}/{path.name}", given, env=own), children=True)
+    given = {key: value for key, value in given.items() if key in notebooks.parameters(path)}
+    cache = {"BUSILIB_CACHE": f"{home}/cache"}
+    done, peak = with_peak(lambda: notebooks.execute(path, f"{home}/{path.name}", given, env=cache), children=True)
     if done.error is not None:
         return not_measured(name(path, profile), f"it failed, {done.error}", TARGETS[profile])
     on = "the real BUSI" if profile == "full" else "phantoms"

@@ -168,12 +168,7 @@ def steps(scans):
 
 
 def _step(model, x, y, count):
-    """Return a function that makes ``count`` compiled training steps on one batch that stays where it is."""
-    if keras.backend.backend() == "jax":
-        from jax import device_put
-
-        x, y = device_put(x), device_put(y)
-        return lambda: [model.train_on_batch(x, y) for _ in range(count)]
+    """Return a function that makes ``count`` of TensorFlow's compiled training steps on one batch that stays there."""
     import tensorflow as tf
 
     function = model.make_train_function() or model.train_function

@@ -19,7 +19,7 @@ BARE = [sys.executable, "-c", "pass"]
 
 
 def measure():
-    """Return a row a start: the median of 11, in turns with the interpreter's own."""
+    """Return one row per start: the median of 11, in turns with the interpreter's own."""
     *taken, bare = seconds(*(starter(command) for command in [*STARTS.values(), BARE]), repeats=11)
     note = "other: python -c pass; medians of 11 starts in turns"
     return [

@@ -16,7 +16,7 @@ RESULTS = Path(runs.__file__).parent / "results"
 
 
 def write(name, run):
-    """Store a run under a name: run.json, the epochs, and for each part the scores and the confusion matrix."""
+    """Store a run under a name: run.json, the epochs, and for each set the scores and the confusion matrix."""
     parts = {}
     for part in sorted(run.predictions["split"].unique()):
         matrix = run.confusion(part)
@@ -57,80 +57,66 @@ def about(recipe, weights, scans, seeds):
 
 def stored_runs():
     """Return all stored runs as a table in Markdown: one line per run, accuracy with its 95 % interval."""
-    lines = [
-        "| run | test files | accuracy [95 %] | macro F1 [95 %] | majority | weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name in runs.stored_names():
         result = runs.stored(name)
         s = result["parts"]["test"]["summary"]
-        lines.append(
-            f"| {name} | {s['n']} | {_cell(s['accuracy'], s['accuracy_low'], s['accuracy_high'])} "
-            f"| {_cell(s['macro_f1'], s['macro_f1_low'], s['macro_f1_high'])} | {s['majority']:.3f} "
-            f"| {result['weights']['kind']} |"
-        )
-    return "\n".join(lines)
+        intervals = (_cell(s[key], s[f"{key}_low"], s[f"{key}_high"]) for key in ("accuracy", "macro_f1"))
+        lines.append([name, s["n"], *intervals, f"{s['majority']:.3f}", result["weights"]["kind"]])
+    return _markdown(["run", "test files", "accuracy [95 %]", "macro F1 [95 %]", "majority", "weights"], lines)
 
 
 def leaks():
     """Return what each leak is worth on the real BUSI, from the stored tables: one line per leak."""
     tables = {name: studies.worth(runs.stored_table(f"leaks-{name}")) for name in ("MobileNetV2", "ResNet50")}
-    lines = [f"| leak | {' | '.join(f'{name}, points [95 %]' for name in tables)} |", "|---" * (len(tables) + 1) + "|"]
+    lines = []
     for kind, what in studies.LEAKS.items():
-        cells = (_cell(*t.loc[kind, ["mean", "low", "high"]], "+.1f") for t in tables.values())
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([what, *(_cell(*t.loc[kind, ["mean", "low", "high"]], "+.1f") for t in tables.values())])
+    return _markdown(["leak", *(f"{name}, points [95 %]" for name in tables)], lines)
 
 
 def clean():
     """Return the clean protocol's scores on the real BUSI, first seed: one line per backbone."""
     columns = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
     columns |= {"auc": "AUC", "sensitivity_1": "sensitivity, malignant"}
-    lines = [f"| clean protocol | scans | {' | '.join(columns.values())} |", "|---" * (len(columns) + 2) + "|"]
+    lines = []
     for name in ("MobileNetV2", "ResNet50"):
         rows = runs.stored_table(f"clean-{name}").query("part == 'test' and seed == 0")
         scores = metrics.with_intervals(studies.codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
-        cells = (_cell(*scores.loc[column, ["value", "low", "high"]]) for column in columns)
-        lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([name, len(rows), *(_cell(*scores.loc[key, ["value", "low", "high"]]) for key in columns)])
+    return _markdown(["clean protocol", "scans", *columns.values()], lines)
 
 
 def backbones():
     """Return two tables from the stored table "backbones": linear probes, and scans never seen."""
-    table = runs.stored_table("backbones")
-    lines = [
-        "| network | weights | probe: accuracy [95 %] | gain over random weights, points [95 %] |",
-        "|---|---|---|---|",
-    ]
+    table, probes, unseen = runs.stored_table("backbones"), [], []
     for r in table.query("question == 'probe'").itertuples():
         gain = _cell(100 * r.gain, 100 * r.gain_low, 100 * r.gain_high, "+.1f") if r.weights != "random" else ""
-        lines.append(f"| {r.network} | {r.weights} | {_cell(r.accuracy, r.low, r.high)} | {gain} |")
-    lines += [
-        "",
-        f"| network, trained on phantoms alone | BUSI scans | balanced accuracy [95 %] | {' | '.join(CLASSES)} |",
-    ]
-    lines.append("|---" * (3 + len(CLASSES)) + "|")
+        probes.append([r.network, r.weights, _cell(r.accuracy, r.low, r.high), gain])
     for r in table.query("question == 'never seen'").itertuples():
-        shares = " | ".join(f"{value:.2f}" for value in r.sensitivities)
-        lines.append(f"| {r.network} | {r.scans} | {_cell(r.accuracy, r.low, r.high)} | {shares} |")
-    return "\n".join(lines)
+        shares = (f"{value:.2f}" for value in r.sensitivities)
+        unseen.append([r.network, r.scans, _cell(r.accuracy, r.low, r.high), *shares])
+    first = ["network", "weights", "probe: accuracy [95 %]", "gain over random weights, points [95 %]"]
+    second = ["network, trained on phantoms alone", "BUSI scans", "balanced accuracy [95 %]", *CLASSES]
+    return f"{_markdown(first, probes)}\n\n{_markdown(second, unseen)}"
 
 
 def comparators():
     """Return the stored table "comparators", one line per system."""
-    lines = [
-        "| system | accuracy [95 %] | macro F1 [95 %] | malignant found | difference to the best | base "
-        "| CPU time | memory |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for r in runs.stored_table("comparators").itertuples():
+        accuracy = _cell(r.accuracy, r.accuracy_low, r.accuracy_high)
+        macro_f1 = _cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high)
         gap = _cell(r.difference, r.difference_low, r.difference_high, "+.3f") if r.difference else "the best"
-        lines.append(
-            f"| {r.title} | {_cell(r.accuracy, r.accuracy_low, r.accuracy_high)} "
-            f"| {_cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high)} | {r.malignant:.2f} | {gap} | {r.backbone} "
-            f"| {r.cpu_seconds:.0f} s | {r.memory_mb:.0f} MB |"
-        )
-    return "\n".join(lines)
+        cost = f"{r.cpu_seconds:.0f} s", f"{r.memory_mb:.0f} MB"
+        lines.append([r.title, accuracy, macro_f1, f"{r.malignant:.2f}", gap, r.backbone, *cost])
+    columns = ["system", "accuracy [95 %]", "macro F1 [95 %]", "malignant found", "difference to the best", "base"]
+    return _markdown([*columns, "CPU time", "memory"], lines)
+
+
+def _markdown(columns, lines):
+    lines = [f"| {' | '.join(map(str, line))} |" for line in (columns, *lines)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
 def _cell(value, low, high, form=".3f"):

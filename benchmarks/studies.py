@@ -2,11 +2,11 @@
 
     python benchmarks/studies.py leaks  BUSI --backbone ResNet50 --weights FILE [--seeds 5] [--store]
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
-    python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds a seed
+    python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds per seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
     python benchmarks/studies.py picture            docs/images/leaks.png from the stored tables
 
-Prints each seed's table. What is finished is found again in the user's cache.
+Prints each seed's table. What is finished is read again from the user's cache.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def picture():
         f"BUSI, {name}": studies.worth(runs.stored_table(f"leaks-{name}")).set_index("what")
         for name in ("ResNet50", "MobileNetV2")
     }
-    figures.worth(tables).save(Path(__file__).parents[1] / "docs" / "images" / "leaks.png")
+    (Path(__file__).parents[1] / "docs" / "images" / "leaks.png").write_bytes(figures.worth(tables).png)
 
 
 def keep(name, table, measured_on, store):

@@ -10,7 +10,7 @@ class DataError(BusiError):
 
 
 class SplitError(BusiError):
-    """A split that puts one file in two parts, or overlaps in a way that its protocol did not declare."""
+    """A split that puts one file in two sets, or overlaps in a way that its protocol did not declare."""
 
 
 class RunError(BusiError):

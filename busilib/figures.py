@@ -1,7 +1,7 @@
 """Every picture, from arrays and tables, each with its description in words.
 
-A function returns a `Picture` or a `Drawing`; as the last line of a cell it shows the image and, below it, its
-description, which is the image's alternative text as well. Colours are Okabe and Ito's, which the colour-blind can
+A function returns a `Picture`; as the last line of a cell it shows the image and, below it, its description, which is
+the image's alternative text as well. Colours are Okabe and Ito's, which the colour-blind can
 tell apart.
 """
 
@@ -12,11 +12,13 @@ from importlib.resources import files
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
 TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#595959"
+LINES = (("", "training", "o-", TRAIN, ":"), ("val_", "validation", "s--", VALIDATION, "-."))  # of `curves`
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}
@@ -37,27 +39,8 @@ class Picture:
         small.save(buffer, format="PNG", optimize=True)
         self.png = buffer.getvalue()
 
-    def save(self, path):
-        """Write the PNG to a file."""
-        with open(path, "wb") as file:
-            file.write(self.png)
-
     def _ipython_display_(self):
         _show({"image/png": self.png}, self.description, {"image/png": {"alt": self.description}})
-
-
-class Drawing:
-    """A drawing that comes with the library: ``svg`` (str) and ``description``, which stands in the file as well."""
-
-    def __init__(self, svg):
-        self.svg = svg
-        self.description = " ".join(ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc").split())
-
-    def _ipython_display_(self):
-        # An <img> in HTML: of an SVG output, notebooks and their exports keep no alternative text.
-        alt, source = html.escape(self.description), base64.b64encode(self.svg.encode()).decode()
-        image = f'<img alt="{alt}" style="max-width: 100%" src="data:image/svg+xml;base64,{source}">'
-        _show({"text/html": image}, self.description)
 
 
 def _show(data, description, metadata=None):
@@ -68,21 +51,26 @@ def _show(data, description, metadata=None):
 
 
 def drawing(name):
-    """Return a `Drawing`: "workflows" (both papers' steps), "cnn_structure" or "inception_resnet_block"."""
-    return Drawing((files("busilib") / "drawings" / f"{name}.svg").read_text(encoding="utf-8"))
+    """Show a drawing and its description: "workflows", "cnn_structure" or "inception_resnet_block"."""
+    svg = (files("busilib") / "drawings" / f"{name}.svg").read_bytes()
+    description = " ".join(ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc").split())
+    # An <img> in HTML: of an SVG output, notebooks and their exports keep no alternative text.
+    style, source = 'style="max-width: 100%"', f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    _show({"text/html": f'<img alt="{html.escape(description)}" {style} src="{source}">'}, description)
 
 
-def scans(images, titles, masks=None, columns=3, description=""):
+def scans(images, titles, masks=None, columns=3, description="", what="scans"):
     """Scans in a grid, with the outline of each mask where one is given.
 
-    ``images``: sequence of arrays (h, w) or (h, w, 3), uint8. ``titles``: one per scan. ``masks``: boolean arrays
-    (h, w) of the same size, or None for a scan without lesion.
+    ``images``: sequence of arrays (h, w) or (h, w, 3), 0–255. ``titles``: one per scan. ``masks``: boolean arrays
+    (h, w) of the same size, or None for a scan without lesion. ``description``: without it the titles are read out,
+    and ``what`` says what they are of.
     """
     lines = max((title.count("\n") for title in titles), default=0)
     figure, axes = _images(images, titles, columns, (2.7, 2.5 + 0.2 * lines), vmin=0, vmax=255)
     for ax, mask in zip(axes, masks or [], strict=False):
         _outline(ax, mask, "#F0E442")
-    return Picture(figure, description or f"{len(images)} scans: {'; '.join(titles)}.".replace("\n", ", "))
+    return Picture(figure, description or f"{len(images)} {what}: {'; '.join(titles)}.".replace("\n", ", "))
 
 
 def class_balance(counts):
@@ -110,27 +98,26 @@ def sizes(table):
     return Picture(figure, f"Scatter plot of the scans' sizes, one point per scan: {', '.join(words)}.")
 
 
-def curves(histories, paper=None, measures=("accuracy", "loss")):
-    """Accuracy and loss of training and validation by epoch.
+def curves(histories, paper=None):
+    """Accuracy and loss on the training and the validation set by epoch.
 
     ``histories``: dict title → table with epoch, accuracy, loss, val_accuracy, val_loss. ``paper``: an optional
     table of the same columns, drawn in grey.
     """
-    figure, axes = _axes(9, 3 * len(histories), len(histories), len(measures))
-    panels = [(title, table, measure) for title, table in histories.items() for measure in measures]
+    figure, axes = _axes(9, 3 * len(histories), len(histories), 2)
+    panels = [(title, table, measure) for title, table in histories.items() for measure in ("accuracy", "loss")]
     words = []
     for ax, (title, table, measure) in zip(axes, panels, strict=True):
-        ax.plot(table["epoch"], table[measure], "o-", color=TRAIN, ms=4, label="training")
-        ax.plot(table["epoch"], table[f"val_{measure}"], "s--", color=VALIDATION, ms=4, label="validation")
-        if paper is not None and measure in paper:
-            ax.plot(paper["epoch"], paper[measure], ":", color=PAPER, label="paper, training")
-            ax.plot(paper["epoch"], paper[f"val_{measure}"], "-.", color=PAPER, label="paper, validation")
+        for prefix, part, style, colour, grey in LINES:
+            column = prefix + measure
+            ax.plot(table["epoch"], table[column], style, color=colour, ms=4, label=part)
+            if paper is not None and column in paper:
+                ax.plot(paper["epoch"], paper[column], grey, color=PAPER, label=f"paper, {part}")
+            first, last = table[column].iloc[[0, -1]]
+            words.append(f"{title}: {part} {measure} goes from {first:.2f} to {last:.2f} in {len(table)} epochs")
         ax.set(xlabel="epoch", ylabel=measure, title=f"{title}: {measure}")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False, fontsize=8)
-        (a, b), (c, d) = table[[measure, f"val_{measure}"]].iloc[[0, -1]].to_numpy().T
-        words += [f"{title}: training {measure} goes from {a:.2f} to {b:.2f} in {len(table)} epochs"]
-        words += [f"validation {measure} from {c:.2f} to {d:.2f}"]
     return Picture(figure, f"Line plots by epoch. {'; '.join(words)}.")
 
 
@@ -152,16 +139,14 @@ def confusion(matrices, classes):
     return Picture(figure, f"Confusion matrix, rows true, columns predicted ({order}). {'. '.join(words)}.")
 
 
-def scores(table, title="", baseline=None, baseline_name="majority class"):
+def scores(table, title, baseline, baseline_name="majority class"):
     """Scores with their intervals as points with bars. ``table``: index names; columns score, low, high."""
     figure, (ax,) = _axes(7.4, 0.5 * len(table) + 1.2)
     _dots(ax, {"": table})
-    words = _words(table)
-    if baseline is not None:
-        _line(ax, baseline)
-        ax.set_title(baseline_name, color=PAPER, fontsize=9, x=baseline / 1.02)
-        words += f"; the {baseline_name} alone gives {baseline:.2f}"
-    ax.set(xlabel=title or "score", xlim=(0, 1.02))
+    _line(ax, baseline)
+    ax.set_title(baseline_name, color=PAPER, fontsize=9, x=baseline / 1.02)
+    ax.set(xlabel=title, xlim=(0, 1.02))
+    words = f"{_words(table)}; the {baseline_name} alone gives {baseline:.2f}"
     return Picture(figure, f"Points with 95 % intervals. {words}.")
 
 
@@ -204,11 +189,9 @@ def mistakes(table, images, masks):
 
     ``table``: rows with file_id, label, predicted, confidence; ``images`` and ``masks``: as for `scans`, one per row.
     """
-    rows = table.to_dict("records")
-    titles = ["{file_id}\ntrue {label}\nsaid {predicted}, p = {confidence:.2f}".format(**row) for row in rows]
-    words = "; ".join("{file_id}, taken for {predicted} with {confidence:.2f}".format(**row) for row in rows)
-    text = f"The most confident mistakes, the lesion outlined: {words or 'there are none'}."
-    return scans(images, titles, masks, description=text)
+    title = "{file_id}\ntrue {label}\nsaid {predicted}, p = {confidence:.2f}"
+    titles = [title.format(**row) for row in table.to_dict("records")]
+    return scans(images, titles, masks, what="mistakes, the most confident first, the lesion outlined")
 
 
 def variants(originals, changed, titles, parameters):
@@ -228,18 +211,6 @@ def variants(originals, changed, titles, parameters):
     return Picture(_images(images, names, columns, (1.9, 2.2))[0], text)
 
 
-def resamplings(images, sharpness):
-    """The same detail after different resamplings, enlarged. ``images``: dict title → (h, w), values 0–255.
-
-    ``sharpness``: dict title → what is left of the neighbouring pixels' squared differences, 1 = the first image.
-    """
-    titles = [f"{title}\nsharpness {sharpness[title]:.0%}" for title in images]
-    grey = {"vmin": 0, "vmax": 255, "interpolation": "nearest"}
-    figure, _ = _images(list(images.values()), titles, len(images), (3, 3.3), **grey)
-    words = "; ".join(titles).replace("\n", ": ")
-    return Picture(figure, f"The same detail {len(images)} times, enlarged. {words}. Fine speckle fades every time.")
-
-
 def verdicts(images, titles, allowed):
     """Changed scans, framed by whether an ultrasound image allows the change. ``allowed``: one bool per image."""
     texts = [f"{title}\n{'allowed' if fine else 'not allowed'}" for title, fine in zip(titles, allowed, strict=True)]
@@ -247,23 +218,30 @@ def verdicts(images, titles, allowed):
     for ax, fine in zip(axes, allowed, strict=True):
         colour, style = (COLOURS["normal"], "-") if fine else (COLOURS["malignant"], "--")
         ax.title.set_color(colour)
-        ax.axis("on")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(visible=True, color=colour, linewidth=3, linestyle=style)
+        ax.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], style, color=colour, lw=3, transform=ax.transAxes, clip_on=False)
     words = "; ".join(": ".join(text.rsplit("\n", 1)) for text in texts).replace("\n", " ")
     return Picture(figure, f"One scan changed in {len(images)} ways. {words}.")
 
 
-def by_class(table, column, label, zero=""):
-    """One point per scan, by class, with the median as a bar. ``table``: columns label and ``column``; NaN is left out.
+def points(values, label, limits=None):
+    """One point per scan for each name, with the median as a bar and a line at 0.
 
-    ``label``: the axis' text. ``zero``: what the line at 0 stands for.
+    ``values``: dict or Series name → (N,); NaN is left out. ``label``: the axis' text. ``limits``: the axis' ends.
     """
-    values = {name: table.loc[table["label"] == name, column] for name in COLOURS if name in set(table["label"])}
-    figure, ax, words = _swarm(values, label, "median", COLOURS)
-    ax.set_title(zero, fontsize=9)
-    below = ", ".join(f"{name} {(scans < 0).sum() / scans.notna().sum():.0%}" for name, scans in values.items())
-    return Picture(figure, f"Points by class: {label}. {words}. Below zero: {below}.")
+    figure, (ax,) = _axes(6.8, 0.6 * len(values) + 1)
+    rng, words = np.random.default_rng(0), []
+    for i, (name, scans) in enumerate(values.items()):
+        scans = pd.Series(scans).dropna()
+        low, median, high = scans.min(), scans.median(), scans.max()
+        heights, colour = -i + rng.uniform(-0.17, 0.17, len(scans)), COLOURS.get(name, TRAIN)
+        ax.scatter(scans, heights, s=12, alpha=0.5, color=colour, lw=0)
+        ax.plot([median, median], [-i - 0.3, -i + 0.3], color="black", lw=2)
+        below = f"{(scans < 0).mean():.0%} of {len(scans)} scans below zero"
+        words.append(f"{name}: median {median:.2f}, from {low:.2f} to {high:.2f}, {below}")
+    _line(ax)
+    ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
+    ax.set(xlabel=label, xlim=limits)
+    return Picture(figure, f"One point per scan: {label}. {'; '.join(words)}.")
 
 
 def filters(grids, columns=22):
@@ -325,19 +303,9 @@ def heat(images, maps, masks, places, titles, columns=4):
         if np.isfinite(y):
             ax.plot(x * width - 0.5, y * height - 0.5, "P", color="white", mec="black", ms=9)
             hits += bool(mask[int(y * height), int(x * width)])
-    text = (
-        "maps of Grad-CAM, each over its scan: the more orange, the more a place speaks for the class. The blue outline"
-    )
-    return Picture(
-        figure, f"{len(images)} {text} is the lesion, the cross the peak: inside in {hits} of {len(images)}."
-    )
-
-
-def spread(values, label, low=-1, high=1):
-    """One point per scan for each name, with the mean as a bar. ``values``: dict name → (N,); NaN is left out."""
-    figure, ax, words = _swarm(values, label, "mean", dict.fromkeys(values, TRAIN))
-    ax.set_xlim(low - 0.03, high + 0.03)
-    return Picture(figure, f"Points, one per scan: {label}. {words}.")
+    text = f"""{len(images)} maps of Grad-CAM, each over its scan: the more orange, the more a place speaks for the
+        class. The blue outline is the lesion, the cross the peak: inside in {hits} of {len(images)}."""
+    return Picture(figure, text)
 
 
 def candidates(counts, labels):
@@ -367,7 +335,7 @@ def right_counts(right, marked, label):
     return Picture(figure, f"Bars of {label} over {len(right)} splits, {text}. Marked: {words}.")
 
 
-def worth(tables, label="points of accuracy"):
+def worth(tables):
     """What each leak is worth: points with intervals, one line per leak, one colour per base.
 
     ``tables``: dict title → table with the leak's words as index and the columns mean, low, high (points).
@@ -375,10 +343,10 @@ def worth(tables, label="points of accuracy"):
     figure, (ax,) = _axes(9.6, 0.55 * max(map(len, tables.values())) + 1.4)
     _dots(ax, tables, "mean")
     _line(ax)
-    ax.set_xlabel(f"worth in {label}, mean and 95 % interval over splits")
+    ax.set_xlabel("worth in points of accuracy, mean and 95 % interval over splits")
     ax.legend(frameon=False, fontsize=9, **ABOVE)
     words = ". ".join(f"{title}: {_words(table, 'mean', digits='+.1f')}" for title, table in tables.items())
-    return Picture(figure, f"Points with 95 % intervals: what each leak adds, in {label}. {words}.")
+    return Picture(figure, f"Points with 95 % intervals: what each leak adds, in points of accuracy. {words}.")
 
 
 def roc_and_precision_recall(truth, probabilities, name="malignant"):
@@ -455,15 +423,15 @@ def by_parameter(table, means, parameter, measure="test_accuracy", lines="protoc
     (``runs.means(table, [measure], by=[lines, parameter])``). Three or more numbers are joined by a line.
     """
     values = sorted(table[parameter].dropna().unique())
-    scale = len(values) > 2 and all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in values)
+    scale = len(values) > 2 and pd.api.types.is_numeric_dtype(table[parameter])
     places = {value: value if scale else i for i, value in enumerate(values)}
     step = (max(places.values()) - min(places.values()) or 1) / 25
     figure, (ax,) = _axes(8, 3.6)
     words, centre = [], (table[lines].nunique() - 1) / 2
     for number, (name, dots, style) in enumerate(_series(dict(list(table.groupby(lines))))):
         rows, shift = means[means[lines] == name].set_index(parameter), (number - centre) * step
-        small = {"s": 18, "alpha": 0.5, "color": style["color"], "marker": style["marker"]}
-        ax.scatter(dots[parameter].map(places) + shift - 0.35 * step, dots[measure], **small)
+        small = style | {"label": "", "ls": "", "ms": 4, "alpha": 0.5}
+        ax.plot(dots[parameter].map(places) + shift - 0.35 * step, dots[measure], **small)
         bars, joined = _bars(rows, measure, f"{measure}_"), "-" if scale else ""
         ax.errorbar(rows.index.map(places) + shift, rows[measure], bars, ms=7, capsize=4, ls=joined, **style)
         words.append(f"{lines} {name}, {parameter} {_words(rows, measure, f'{measure}_', '.3f')}")
@@ -548,19 +516,3 @@ def _heatmap(ax, values, texts, classes, title, **options):
     options |= {"xticklabels": classes, "yticklabels": classes, "linewidths": 1, "cbar": False, "square": True}
     seaborn.heatmap(values, annot=np.reshape(texts, values.shape), fmt="", ax=ax, **options)
     ax.set(title=title, xlabel="predicted", ylabel="true")
-
-
-def _swarm(values, label, middle, colours):
-    """Return a figure, its axes and its words: one point per scan for each name, "mean" or "median" as a bar."""
-    figure, (ax,) = _axes(6.8, 0.6 * len(values) + 1)
-    rng, words = np.random.default_rng(0), []
-    for i, (name, scans) in enumerate(values.items()):
-        scans = np.asarray(scans)[np.isfinite(scans)]
-        low, centre, high = (getattr(np, name)(scans) if len(scans) else np.nan for name in ("min", middle, "max"))
-        ax.scatter(scans, -i + rng.uniform(-0.17, 0.17, len(scans)), s=12, alpha=0.5, color=colours[name], lw=0)
-        ax.plot([centre, centre], [-i - 0.3, -i + 0.3], color="black", lw=2)
-        words.append(f"{name}: {middle} {centre:.2f}, from {low:.2f} to {high:.2f}, {len(scans)} scans")
-    _line(ax)
-    ax.set_yticks([-i for i in range(len(values))], list(values))
-    ax.set_xlabel(label)
-    return figure, ax, "; ".join(words)

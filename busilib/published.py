@@ -66,26 +66,14 @@ def denominators(printed, decimals=4, how="round", lowest=20, highest=1999):
     either way), or "truncate", which cuts off. A number that was printed is a whole number of images over all images:
     few n fit all of a table's numbers.
     """
-    scale = 10**decimals
-    units = sorted({_units(value, decimals) for value in printed})
-    return [n for n in range(lowest, highest + 1) if all(_numerators(u, n, scale, how) for u in units)]
+    values = set(printed)
+    return [n for n in range(lowest, highest + 1) if all(numerators(value, n, decimals, how) for value in values)]
 
 
 def numerators(printed, n, decimals=4, how="round"):
     """Return the k for which k/n is printed as ``printed`` (a fraction in [0, 1]): a list, often with one number."""
-    return _numerators(_units(printed, decimals), n, 10**decimals, how)
-
-
-def _units(value, decimals):
-    units = round(value * 10**decimals)
-    if abs(units - value * 10**decimals) > 1e-6 or not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is no fraction printed to {decimals} places")
-    return units
-
-
-def _numerators(units, n, scale, how):
-    guess = units * n // scale
-    return [k for k in (guess - 1, guess, guess + 1) if 0 <= k <= n and _prints(k, n, units, scale, how)]
+    guess = round(printed * n)
+    return [k for k in (guess - 1, guess, guess + 1) if _prints(Fraction(k, n), printed, decimals, how) and 0 <= k <= n]
 
 
 def matrices(rows, printed, decimals=4, how="truncate"):
@@ -95,14 +83,12 @@ def matrices(rows, printed, decimals=4, how="truncate"):
     three weighted by class size. The search is over all matrices: accuracy fixes how many errors there are, and every
     way to spread them is tried, in exact fractions.
     """
-    total, scale = sum(rows), 10**decimals
-    accuracy, *others = [_units(value, decimals) for value in printed]
-    fitting = []
-    for right in _numerators(accuracy, total, scale, how):
-        for errors in _compositions(total - right, rows):
+    (accuracy, *others), fitting = printed, []
+    for right in numerators(accuracy, sum(rows), decimals, how):
+        for errors in _compositions(sum(rows) - right, rows):
             for matrix in itertools.product(*map(_spread, range(len(rows)), rows, errors)):
                 scores = zip(_weighted(matrix, rows), others, strict=True)
-                if all(_prints(*score.as_integer_ratio(), units, scale, how) for score, units in scores):
+                if all(_prints(score, value, decimals, how) for score, value in scores):
                     fitting.append([list(row) for row in matrix])
     return fitting
 
@@ -130,9 +116,10 @@ def _weighted(matrix, rows):
     return [Fraction(score) / sum(rows) for score in (precision, sum(hit for hit, _, _ in classes), f1)]
 
 
-def _prints(k, n, units, scale, how):
-    """Return whether k/n is printed as units/scale, in whole numbers: nothing is rounded on the way."""
-    if how not in ("round", "truncate"):
-        raise ValueError(f"how must be 'round' or 'truncate', not {how!r}")
-    left_over = k * scale - units * n
-    return 0 <= left_over < n if how == "truncate" else 2 * abs(left_over) <= n
+def _prints(score, printed, decimals, how):
+    """Return whether an exact score is printed as ``printed``: how far it lies above, in units of the last place."""
+    units = round(printed * 10**decimals)
+    if abs(units - printed * 10**decimals) > 1e-6 or not 0 <= printed <= 1:
+        raise ValueError(f"{printed!r} is no fraction printed to {decimals} places")
+    above = score * 10**decimals - units
+    return {"round": 2 * abs(above) <= 1, "truncate": 0 <= above < 1}[how]

@@ -1,11 +1,14 @@
 """The two papers' settings, and the profiles quick and full, in one place.
 
-Every setting of a paper is marked: "says" (the paper prints it) or "chosen" (the paper is silent, and we had to
-choose; the reason stands beside it). A = Ningsih & Alamsyah 2023 (ResNet50). B = Nikmah et al. 2024
-(Inception-ResNet-v2).
+The papers' settings stand in tables/recipes.json: what both phases of a paper share under "A" and "B", the rest under
+the phase. Each is marked "says" (the paper prints it) or "chosen" (the paper is silent, and we had to choose; the
+reason stands beside it). A = Ningsih & Alamsyah 2023 (ResNet50). B = Nikmah et al. 2024 (Inception-ResNet-v2).
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+import json
+from collections import namedtuple
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 
 from busilib.errors import LessonError
 
@@ -19,7 +22,7 @@ class Recipe:
 
     name: str  # "A-frozen", "A-tuned", "B-frozen", "B-tuned"
     backbone: str  # a key of busilib.learning.models.BACKBONES
-    image_size: int  # pixels a side
+    image_size: int  # pixels per side
     preprocessing: str  # "rescale" (X/255) or "own" (what the backbone was trained with)
     batch_norm: bool  # BatchNormalization between Flatten and the first Dense layer
     dense: tuple[int, ...]  # widths of the hidden Dense layers
@@ -28,85 +31,27 @@ class Recipe:
     learning_rate: float  # of Adam
     batch_size: int
     epochs: int
-    monitor: str  # the epoch that is kept is the best by this: "val_loss" or "val_accuracy"
+    monitor: str  # the weights are those of the best epoch by this: "val_loss" or "val_accuracy"
     patience: int | None  # early stopping in epochs without a better ``monitor``; None: no early stopping
     augment: bool  # paper B's Table 1 on the training images
     augment_validation: bool  # the same on the validation images
-    views: int  # augmented views kept of each image when the base is frozen; epoch e sees view e % views
+    views: int  # augmented views of each image when the base is frozen; epoch e sees view e % views
 
     def as_dict(self):
         """Return the settings as plain values, ready for JSON."""
         return asdict(self) | {"dense": list(self.dense)}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a paper: its value, where it comes from ("says" or "chosen") and why."""
-
-    value: object
-    source: str
-    why: str
-
-
-# What both phases of paper A share.
-_A = {
-    "backbone": Setting("ResNet50", "says", "title"),
-    "image_size": Setting(128, "says", "'img size format with a value of 128'"),
-    "preprocessing": Setting("rescale", "chosen", "unsaid; X/255 is what scripts of this family do"),
-    "batch_norm": Setting(True, "says", "Flatten, BatchNormalization, Dense and Dropout are named"),
-    "dropout": Setting(0.5, "chosen", "unsaid; the usual rate"),
-    "batch_size": Setting(16, "chosen", "unsaid; the usual size"),
-    "patience": Setting(10, "says", "early stopping on val_loss, 'in this case 10 epochs'"),
-    "monitor": Setting("val_loss", "says", "'val_loss which did not improve'"),
-    "augment": Setting(False, "chosen", "no augmentation is mentioned"),
-    "augment_validation": Setting(False, "chosen", "no augmentation is mentioned"),
-    "views": Setting(1, "chosen", "without augmentation every epoch sees the same images"),
-}
-# What both readings of paper B share.
-_B = {
-    "backbone": Setting("InceptionResNetV2", "says", "Table 2"),
-    "image_size": Setting(150, "says", "target_size in Table 1"),
-    "preprocessing": Setting("rescale", "says", "rescale 1/255 in Table 1"),
-    "batch_norm": Setting(False, "says", "Table 2 has none"),
-    "dense": Setting((256,), "says", "Table 2"),
-    "dropout": Setting(0.2, "says", "Table 2"),
-    "batch_size": Setting(8, "chosen", "unsaid, but 143 steps an epoch and 1138 training files leave only 8"),
-    "epochs": Setting(10, "says", "'10 epochs with 143 steps per epoch'"),
-    "patience": Setting(None, "chosen", "no early stopping is mentioned, and Table 3 has all ten epochs"),
-    "monitor": Setting("val_accuracy", "chosen", "the paper says 'the highest accuracy' and names the training one"),
-    "augment": Setting(True, "says", "Table 1"),
-    "augment_validation": Setting(True, "says", "Table 1: validation_split in the same generator"),
-    "views": Setting(10, "chosen", "one view an epoch: the same as augmenting anew in every epoch"),
-}
+# One setting of a paper: its value, where it comes from ("says" or "chosen") and why.
+Setting = namedtuple("Setting", "value source why")
+_TABLE = json.loads((files("busilib") / "tables" / "recipes.json").read_text(encoding="utf-8"))
 PAPERS = {
-    "A-frozen": _A
-    | {
-        "dense": Setting((256,), "chosen", "unsaid; one hidden layer, since fine-tuning 'added 3 dense layers'"),
-        "unfreeze": Setting("none", "chosen", "unsaid; the usual first phase of transfer learning"),
-        "learning_rate": Setting(1e-3, "chosen", "unsaid; Adam's default"),
-        "epochs": Setting(30, "says", "'epochs of 30'"),
-    },
-    "A-tuned": _A
-    | {
-        "dense": Setting((256, 128, 64), "chosen", "'added 3 dense layers': 128, 64 and a new output; widths unsaid"),
-        "unfreeze": Setting("block", "chosen", "unsaid; the last block, which a laptop can still train"),
-        "learning_rate": Setting(3e-4, "chosen", "unsaid; smaller, so as not to undo the first phase"),
-        "epochs": Setting(10, "says", "'Early Stopping for 10 epochs'"),
-    },
-    "B-frozen": _B
-    | {
-        "unfreeze": Setting("none", "chosen", "unsaid; frozen is the plain reading of 'pre-training model'"),
-        "learning_rate": Setting(1e-3, "says", "'learning_rate of 0.001'"),
-    },
-    "B-tuned": _B
-    | {
-        "unfreeze": Setting("block", "chosen", "the other reading: the swings of Table 3 suggest an unfrozen base"),
-        "learning_rate": Setting(1e-4, "chosen", "a second phase of ours: smaller, so as not to undo the first"),
-        "epochs": Setting(3, "chosen", "a second phase of ours, short"),
-        "views": Setting(3, "chosen", "one view an epoch"),
-    },
+    name: {
+        key: Setting(tuple(value) if isinstance(value, list) else value, *why)
+        for key, (value, *why) in (_TABLE[name[0]] | _TABLE[name]).items()
+    }
+    for name in ("A-frozen", "A-tuned", "B-frozen", "B-tuned")
 }
-FIRST_PHASE = {"A-tuned": "A-frozen", "B-tuned": "B-frozen"}
 
 # The profiles: what is made smaller so that a lesson runs in a minute. "full" leaves the papers' values as they are.
 PROFILES = {
@@ -149,7 +94,7 @@ def get(name, profile="quick", protocol="paper", **changes):
     ``name`` is a key of `PAPERS`. ``profile="quick"`` makes images smaller and epochs fewer. ``protocol="clean"``
     takes the backbone's own preprocessing and leaves the validation images as they are. ``changes`` replace single
     settings; ``None`` leaves a setting as it is.
-    Raises ValueError for a name, profile, protocol, setting or value that does not exist.
+    Raises ValueError for a name, profile, protocol or value that does not exist.
     """
     one_of("recipe", name, PAPERS)
     one_of("PROTOCOL", protocol, PROTOCOLS)
@@ -157,13 +102,9 @@ def get(name, profile="quick", protocol="paper", **changes):
     if protocol == "clean":
         values |= {"preprocessing": "own", "augment_validation": False}
     changes = {key: value for key, value in changes.items() if value is not None}
-    for key in changes:
-        one_of("setting", key, [field.name for field in fields(Recipe)])
     recipe = replace(Recipe(name=name, **values), **changes)
     for key, allowed in CHOICES.items():
         one_of(key, getattr(recipe, key), allowed)
-    if min(recipe.batch_size, recipe.views, *recipe.dense) < 1 or (recipe.patience is not None and recipe.patience < 1):
-        raise ValueError("batch_size, views, patience and the widths of the dense layers must be 1 or more")
     if recipe.image_size < 32 or recipe.epochs < 1 or not 0 <= recipe.dropout < 1 or recipe.learning_rate <= 0:
         raise ValueError("image_size must be 32 or more, epochs 1 or more, dropout in [0, 1), learning_rate above 0")
     return recipe
@@ -204,10 +145,7 @@ def profile_values(profile):
 
 def settings(name):
     """Return a paper's settings as rows (setting, value, source, why), ready for a pandas table."""
-    return [
-        {"setting": key, "value": item.value, "source": item.source, "why": item.why}
-        for key, item in PAPERS[name].items()
-    ]
+    return [{"setting": key} | item._asdict() for key, item in PAPERS[name].items()]
 
 
 def one_of(what, value, allowed):

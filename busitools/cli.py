@@ -136,7 +136,7 @@ def _collect(folder, plot, measure):
     if plot:
         files.append(Path(folder) / "plot.png")
         picture = figures.by_parameter(table, runs.means(table, [measure], by=["protocol", plot]), plot, measure)
-        picture.save(files[-1])
+        files[-1].write_bytes(picture.png)
         print(picture.description)
     print(f"{len(table)} runs: " + ", ".join(map(str, files)))
 

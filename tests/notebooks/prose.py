@@ -17,25 +17,23 @@ NO_PROSE = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|doi 10\.\S+|arXiv \S+")
 def values():
     """Return name → value of all numbers that the prose may quote; percentages in per cent."""
     scores = published.A_SCORES.query("part == 'test'")["accuracy"].tolist()
-    found = {"A table 1": scores[0], "A table 2": scores[1]}
-    found |= {f"B epoch {row.epoch} accuracy": row.accuracy for row in published.B_EPOCHS.itertuples()}
+    numbers = {"A table 1": scores[0], "A table 2": scores[1]}
+    numbers |= {f"B epoch {row.epoch} accuracy": row.accuracy for row in published.B_EPOCHS.itertuples()}
     for name in runs.stored_names("results/tables"):
         if name.startswith("leaks-"):
             table = studies.worth(runs.stored_table(name))
-            found |= {
-                f"{name} {kind} {column}": table.loc[kind, column] for kind in table.index for column in ("mean",)
-            }
+            numbers |= {f"{name} {kind} mean": mean for kind, mean in table["mean"].items()}
         if name.startswith("clean-"):
             first = runs.stored_table(name).query("seed == 0")
-            found[f"{name} accuracy"] = studies.accuracy(first)
+            numbers[f"{name} accuracy"] = studies.accuracy(first)
         if name.startswith("inputs-"):
             means = runs.stored_table(name).groupby("inputs")["accuracy"].mean()
-            found |= {f"{name} {inputs}": value for inputs, value in means.items()}
-    return found
+            numbers |= {f"{name} {inputs}": value for inputs, value in means.items()}
+    return numbers
 
 
-def check_prose(notebook, known):
-    """Return complaints about decimals and percentages in text cells; ``known`` is what `values` gives."""
+def check_prose(notebook, numbers):
+    """Return complaints about decimals and percentages in text cells; ``numbers`` is what `values` gives."""
     complaints = []
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "markdown":
@@ -44,10 +42,10 @@ def check_prose(notebook, known):
             text, name = re.sub(r"<!--.*", "", match.group()), match["name"]
             if name is None:
                 complaints.append(f"cell {number}: {text!r} names no stored result: write {text}<!-- name -->")
-            elif name not in known and name not in FREE:
+            elif name not in numbers and name not in FREE:
                 complaints.append(f"cell {number}: {text!r} names {name!r}, which does not exist")
-            elif name in known and not agrees(text, known[name]):
-                complaints.append(f"cell {number}: {text!r} is not what {name!r} holds, {known[name]:.5g}")
+            elif name in numbers and not agrees(text, numbers[name]):
+                complaints.append(f"cell {number}: {text!r} is not what {name!r} holds, {numbers[name]:.5g}")
     return complaints
 
 

@@ -58,8 +58,8 @@ def check_address(notebook):
     """No other public address than the project's own."""
     home = address().removeprefix("https://github.com/")
     text = "\n".join(cell.source for cell in notebook.cells)
-    found = re.findall(r"github(?:\.com)?/([\w.-]+/busi-notebooks)", text)
-    return [f"address {other!r} is not the project's own, {home!r}" for other in found if other != home]
+    addresses = re.findall(r"github(?:\.com)?/([\w.-]+/busi-notebooks)", text)
+    return [f"address {other!r} is not the project's own, {home!r}" for other in addresses if other != home]
 
 
 def check_parameters(notebook):

@@ -79,7 +79,7 @@ def shown(monkeypatch):
 
     monkeypatch.setattr("IPython.display.display", display)
     figures.scans([np.zeros((9, 9))], ["one black square"])._ipython_display_()
-    figures.drawing("workflows")._ipython_display_()
+    figures.drawing("workflows")
     return outputs
 
 

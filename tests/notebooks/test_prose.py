@@ -8,13 +8,13 @@ from tests.notebooks import prose
 
 
 @pytest.fixture(scope="module")
-def known():
+def numbers():
     return prose.values()
 
 
 @pytest.mark.parametrize("number", ["07", "08"])
-def test_every_number_names_its_result_and_is_it(number, known):
-    assert prose.check_prose(nbformat.read(notebooks.lessons([number])[0], as_version=4), known) == []
+def test_every_number_names_its_result_and_is_it(number, numbers):
+    assert prose.check_prose(nbformat.read(notebooks.lessons([number])[0], as_version=4), numbers) == []
 
 
 @pytest.mark.parametrize("number", ["07", "08"])
@@ -41,8 +41,8 @@ def complaints(text):
     ],
 )
 def test_bad_prose_is_complained_about(text, complaint):
-    found = complaints(text)
-    assert len(found) == 1 and complaint in found[0], found
+    (only,) = complaints(text)
+    assert complaint in only
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ MATRIX = [[63, 3, 0], [4, 27, 0], [0, 0, 20]]
 COUNTS = pd.DataFrame({"images": [4, 2], "masks": [5, 2], "files": [9, 4]}, index=["benign", "malignant"])
 SIZES = pd.DataFrame({"label": ["benign", "normal"], "width": [200, 390], "height": [300, 250]})
 SCORES = pd.DataFrame({"score": [0.8, np.nan], "low": [0.7, np.nan], "high": [0.9, np.nan]}, index=["phase 1", "2"])
-BY_CLASS = pd.DataFrame({"label": ["benign", "benign", "malignant"], "grey": [-3.0, 1.0, 5.0]})
+POINTS = {"benign": [-3.0, 1.0, np.nan], "normal": [np.nan]}
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
 LESION = np.pad(np.ones((6, 6), bool), 7)
 MAPS = np.pad(np.ones((2, 1, 1)), ((0, 0), (2, 1), (1, 2)))  # the highest cell is outside the lesion
@@ -31,9 +31,9 @@ PICTURES = {
     "sizes": (lambda: figures.sizes(SIZES), "widths from 200 to 390 pixels"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
-    "scores": (lambda: figures.scores(SCORES, baseline=0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none; the majority"),
+    "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none; the majority"),
     "one_against_rest": (lambda: figures.one_against_rest(MATRIX, CLASSES), "benign: TP 63, FN 3, FP 4, TN 47"),
-    "by_class": (lambda: figures.by_class(BY_CLASS, "grey", "grey"), "median -1.00, from -3.00 to 1.00, 2 scans"),
+    "points": (lambda: figures.points(POINTS, "grey"), "median -1.00, from -3.00 to 1.00, 50% of 2 scans below zero"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
     "feature_maps": (lambda: figures.feature_maps(PIXELS[0], FEATURES), "conv: 4 × 4 places, 100% of the values"),
 }
@@ -50,7 +50,7 @@ def test_a_figure_is_drawn_and_described(name):
 
 def test_no_scans_and_no_mistakes_give_a_picture_that_says_so():
     assert figures.scans([], []).description.startswith("0 scans")
-    assert "there are none" in figures.mistakes(pd.DataFrame(), [], []).description
+    assert figures.mistakes(pd.DataFrame(), [], []).description.startswith("0 mistakes")
 
 
 def test_the_outline_is_drawn():

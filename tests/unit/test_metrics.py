@@ -51,7 +51,7 @@ def test_scores_are_scikit_learns(pairs):
         expected = sk.precision_recall_fscore_support(truth, predicted, average=average, zero_division=0)
         assert [scores[f"{average}_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
     assert scores["weighted_recall"] == pytest.approx(scores["accuracy"])
-    assert metrics.majority(matrix) == pytest.approx(np.bincount(truth).max() / len(truth))
+    assert metrics.summary(matrix)["majority"] == pytest.approx(np.bincount(truth).max() / len(truth))
 
 
 def test_confusion_matrix_has_the_truth_in_rows_and_refuses_what_it_cannot_count():
@@ -224,5 +224,5 @@ def test_an_operating_point_reaches_its_sensitivity_with_the_highest_threshold()
     point = metrics.operating_point(positive, p, 0.95)
     assert point["sensitivity"] >= 0.95 and point["specificity"] == (p[~positive] < point["threshold"]).mean()
     assert metrics.at_threshold(positive, p, point["threshold"] + 1e-9)["sensitivity"] < 0.95
-    with pytest.raises(ValueError, match="needs positives, negatives"):
-        metrics.operating_point(np.ones(3), [0.1, 0.2, 0.3])
+    with pytest.raises(ValueError):
+        metrics.operating_point(np.zeros(3), [0.1, 0.2, 0.3])
