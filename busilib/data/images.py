@@ -1,6 +1,8 @@
 """From files to arrays: pixels, masks, and the shape of a lesion."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -26,17 +28,23 @@ def load(paths, size):
 
     def read(i):
         try:
-            with Image.open(paths[i]) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"more than 8 bits per pixel, mode {image.mode}, which would be clipped")
-                mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
-                array[i] = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+            array[i] = _read(paths[i], os.stat(paths[i]).st_mtime_ns, size)
         except Exception as error:  # Pillow raises many kinds on damaged files
             raise DataError(f"{paths[i]} cannot be read as an image ({error}). Is the file complete?") from error
 
     with ThreadPoolExecutor() as pool:
         list(bar(pool.map(read, range(len(paths))), f"images at {size} px", total=len(paths), unit="image"))
     return array
+
+
+@lru_cache(maxsize=2048)
+def _read(path, changed, size):
+    """Return one image (size, size, 3); the process remembers it until the file has ``changed`` (ns)."""
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"more than 8 bits per pixel, mode {image.mode}, which would be clipped")
+        mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
+        return np.asarray(image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def megabytes(n, size):

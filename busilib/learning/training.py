@@ -68,9 +68,22 @@ def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=(
     if recipe.unfreeze != "none":
         raise ValueError("a head alone stands on a frozen base: unfreeze must be 'none'")
     frozen = frozen_base(recipe.backbone, recipe.image_size, recipe.preprocessing, weights)
+    head, optimizer = _compiled_head(recipe, frozen.output_shape[1:])
     keras.utils.set_random_seed(seed)
-    head = models.head(recipe, frozen.output_shape[1:])
+    fresh = models.head(recipe, frozen.output_shape[1:])
+    for variables, values in ((head.variables, fresh.variables), (head.optimizer.variables, optimizer)):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
     return _learn(recipe, split, frozen, head, seed, class_weight, callbacks)
+
+
+@lru_cache(maxsize=4)
+def _compiled_head(recipe, shape):
+    """Return a compiled head and its optimizer's first values: compiling is most of a short training's time."""
+    head = models.head(recipe, shape)
+    models.compile_for(recipe, head)
+    head.optimizer.build(head.trainable_variables)
+    return head, [keras.ops.convert_to_numpy(variable) for variable in head.optimizer.variables]
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +100,8 @@ def _learn(recipe, split, frozen, trained, seed, class_weight=None, callbacks=()
     # Pixels that train the whole network are moved anew in every step, by a layer in front of it.
     in_front = recipe.augment and frozen is None
     fitted = models.augmented(trained, RandomAffine(seed=seed)) if in_front else trained
-    models.compile_for(recipe, fitted)
+    if not getattr(fitted, "optimizer", None):
+        models.compile_for(recipe, fitted)
     inputs = still(recipe, split, frozen)
     training, validation = part(split, "train", inputs), part(split, "validation", inputs)
     if recipe.augment and not in_front:
@@ -234,6 +248,7 @@ def features(frozen, pixels):
     return np.stack([np.load(file) for file in files])
 
 
+@lru_cache(maxsize=4)
 def features_key(frozen):
     """Return what features depend on as 24 hexadecimal digits: layers, settings, weights and backend."""
     layers = [(type(layer).__name__, layer.get_config() | {"name": ""}) for layer in _layers(frozen)]

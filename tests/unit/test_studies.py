@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from busilib import metrics, recipes, runs, studies
+from busilib import metrics, published, recipes, runs, studies
 from busilib.data import images, splits
 from busilib.learning import models, training
 from busilib.recipes import PROBABILITIES
@@ -105,6 +108,17 @@ def test_the_scripts_split_is_stratified_and_masks_alone_know_the_normal_scans(p
     assert all(set(other) != set(test) for other in others)
     matrix = studies.masks_alone(phantoms, images.shape_table(phantoms), (train, test), studies.forest())
     assert matrix.sum() == 9 and matrix[2, 2] == matrix[2].sum(), "a black mask says that nothing was drawn"
+
+
+def test_masks_alone_on_busi_give_the_printed_matrix(busi):
+    """The forest part of lesson 07: the described variant and logistic regression, each as it is stored."""
+    expected = runs.stored_table("masks-alone").set_index(["variant", "seed"])["confusion"]
+    features, split = images.shape_table(busi), studies.script_split(busi)
+    assert expected["as described"].tolist() == [published.A_CONFUSION] * 5
+    assert studies.masks_alone(busi, features, split, studies.forest(0)).tolist() == published.A_CONFUSION
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    matrix = studies.masks_alone(busi, features, split, regression)
+    assert matrix.tolist() == expected["logistic regression", 0] == [[63, 3, 0], [5, 26, 0], [0, 0, 20]]
 
 
 def test_three_ways_come_from_the_stored_results():
