@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from busilib import masks_alone, published, stored
+from busilib import published, runs, studies
 from busilib.data import images
 from busilib.errors import DataError
 
@@ -135,32 +135,9 @@ def test_the_table_has_one_row_per_image(phantoms):
     assert (table[normal] == 0).all(axis=None) and (table[~normal]["area"] > 0).all()
 
 
-def test_the_scripts_split_is_what_it_says(phantoms):
-    train, test = masks_alone.script_split(phantoms)
-    assert sorted([*train, *test]) == list(range(len(phantoms.table)))
-    assert not np.array_equal(np.sort(test), np.sort(masks_alone.script_split(phantoms, order="text")[1]))
-
-
-def test_the_variants_on_busi_are_the_stored_ones(busi):
-    """The forest part of lesson 07: the described variant and logistic regression, each as it is stored."""
-    expected = stored.table("masks-alone").set_index(["variant", "seed"])["confusion"]
-    features, split = images.shape_table(busi), masks_alone.script_split(busi)
-    assert masks_alone.confusion(busi, features, split, masks_alone.forest(0)).tolist() == published.A_CONFUSION
-    assert expected["as described"].tolist() == [published.A_CONFUSION] * 5
-    matrix = masks_alone.confusion(busi, features, split, masks_alone.regression())
-    assert matrix.tolist() == expected["logistic regression", 0] == [[63, 3, 0], [5, 26, 0], [0, 0, 20]]
-
-
-@pytest.mark.slow
-def test_all_variants_on_busi_are_near_the_stored_ones(busi):
-    expected = stored.table("masks-alone").set_index(["variant", "seed"])["right"]
-    right = masks_alone.variants(busi).set_index(["variant", "seed"])["right"]
-    assert (right.index == expected.index).all()
-    assert (right - expected).abs().max() <= 1, "the forest's votes may differ by an image between versions"
-
-
-@pytest.mark.slow
-def test_the_base_rate_on_busi(busi):
-    others = masks_alone.other_splits(busi, n=40)
-    assert np.mean([m[2][2] == 20 and m[0][2] == m[1][2] == 0 for m in others["confusion"]]) > 0.9
-    assert others["right"].between(100, 117).all()
+def test_the_described_variant_on_busi_is_the_stored_one(busi):
+    """The forest part of lesson 07."""
+    expected = runs.stored_table("masks-alone").set_index(["variant", "seed"])["confusion"]
+    features, split = images.shape_table(busi), studies.script_split(busi)
+    matrix = studies.masks_alone(busi, features, split, studies.forest(0)).tolist()
+    assert matrix == expected["as described", 0] == published.A_CONFUSION
