@@ -221,9 +221,7 @@ def _check(folder, json):
     """Say what is in a folder and what is wrong with it."""
     from busilib.data import catalogue
 
-    text, status = catalogue.check(folder, json)
-    print(text)
-    return status
+    print(catalogue.report(catalogue.read(folder), json))
 
 
 @_data.command("phantom")

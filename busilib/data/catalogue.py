@@ -16,7 +16,6 @@ import pandas as pd
 
 from busilib.data import duplicates
 from busilib.data.files import find_folder, first_ten, read_files, text_sha256
-from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
 FLAGS = ("axilla", "needle", "contradictory", "marks", "objection", "colour")
@@ -231,7 +230,6 @@ def summary(catalogue):
     groups = table.groupby("group")
     mixed = groups.filter(lambda rows: rows.label.nunique() > 1).groupby("group").image_id.agg(list)
     return {
-        "usable": True,
         **catalogue.identity(),
         "counts": catalogue.counts().join(flags).to_dict("index"),
         "pixels": table[["width", "height"]].agg(["min", "median", "max"]).to_dict(),
@@ -242,16 +240,12 @@ def summary(catalogue):
     }
 
 
-def check(folder, as_json=False):
-    """Do what `busi data check` does: return (text, exit status); the status is 1 when the folder cannot be used."""
-    try:
-        catalogue = read(folder)
-    except DataError as error:
-        return (json.dumps({"usable": False, "error": str(error)}, indent=2) if as_json else str(error)), 1
+def report(catalogue, as_json=False):
+    """Return what is in a data set as a text for people or, with ``as_json``, for programs."""
     data = summary(catalogue)
     if as_json:
-        return json.dumps(data, indent=2), 0
+        return json.dumps(data, indent=2)
     lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})", pd.DataFrame(data["counts"]).T.to_string()]
     lines.append(f"groups: {data['groups']}; near-duplicate pairs: {len(data['near_duplicates'])}")
     lines += [f"contradictory labels: {', '.join(names)}" for names in data["contradictory"]]
-    return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]]), 0
+    return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]])

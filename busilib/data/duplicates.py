@@ -27,8 +27,7 @@ def near_duplicates(images, levels=LEVELS):
     i < j, sorted. ``flipped`` says how j was turned to match i: none, horizontal (left and right changed), vertical
     or both; the best match of the four is given.
     """
-    small = [small_copy(Image.fromarray(np.uint8(image))) for image in images]
-    small = np.array(small, dtype=np.uint8).reshape(-1, SIDE, SIDE)
+    small = np.array([small_copy(Image.fromarray(np.uint8(image))) for image in images]).reshape(-1, SIDE, SIDE)
     bits, coarse, best = _bits(small), _coarse(small), {}
     for flipped, (up, left) in FLIPS.items():
         turned = small[:, ::up, ::left]

@@ -30,7 +30,7 @@ def base(catalogue, seed=0):
     """Return the clean split that every pair starts from: 15 % test at random, 15 % validation, the rest training.
 
     Objections are dropped. The test set is drawn as paper A did, stratified, copies or not; whatever shares a group
-    with it is then kept out of the other two parts, and the validation set is grouped as well.
+    with it is then kept out of the other two sets, and the validation set is grouped as well.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 

@@ -295,8 +295,7 @@ def _simulate(label, rng, lesions):
 def _cut(rng, grey, masks, truth, copy, mirrored):
     """Cut one picture out of the frame; a copy is cut elsewhere, its gain turned and perhaps mirrored."""
     height, width = grey.shape
-    top, bottom = (int(v) for v in rng.integers(0, height // 25 + 1, 2))
-    left, right = (int(v) for v in rng.integers(0, width // 25 + 1, 2))
+    (top, bottom), (left, right) = (rng.integers(0, side // 25 + 1, 2).tolist() for side in grey.shape)
     if copy:
         grey = grey * rng.uniform(0.92, 1.08) + rng.uniform(-14, 14)
     turn = -1 if mirrored else 1
@@ -304,8 +303,8 @@ def _cut(rng, grey, masks, truth, copy, mirrored):
     truth |= {"copy": copy, "mirrored": mirrored, "centre_x": "", "centre_y": ""}
     if masks:
         x, z = truth["x_mm"] / truth["mm_per_pixel"] - left, truth["z_mm"] / truth["mm_per_pixel"] - top
-        truth |= {"centre_x": grey.shape[1] - 1 - x if mirrored else x, "centre_y": z}
-        truth["angle_deg"] *= turn
+        x = grey.shape[1] - 1 - x if mirrored else x
+        truth |= {"centre_x": x, "centre_y": z, "angle_deg": truth["angle_deg"] * turn}
     return grey, masks, truth
 
 

@@ -17,7 +17,7 @@ from busilib.recipes import CLASSES
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def fresh_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -85,7 +85,7 @@ def test_two_classes_and_no_masks(tmp_path):
         "There are no images of the class normal.",
         "4 images without a mask: benign (1), benign (2), malignant (1), malignant (2).",
     )
-    assert catalogue.check(tmp_path)[0].count("warning: ") == 2
+    assert catalogue.report(scans).count("warning: ") == 2
 
 
 def test_unusual_masks_are_warnings(tmp_path):
@@ -274,7 +274,6 @@ def test_bad_input_names_its_file(tmp_path, kind):
     spoil(tmp_path)
     said = refused(tmp_path)
     assert message in said and said.count("\n- ") == 1, said
-    assert catalogue.check(tmp_path) == (said, 1)
 
 
 def test_no_images_at_all(tmp_path):
@@ -299,14 +298,11 @@ def test_all_problems_at_once_but_no_endless_list(tmp_path):
     assert "cyst: an unknown class folder" in said and "benign (1).png: no PNG image" in said
 
 
-def test_check_speaks_to_people_and_programs(tmp_path):
-    make(tmp_path / "clinic")
-    text, status = catalogue.check(tmp_path / "clinic")
-    assert status == 0 and "Data set clinic" in text and "near-duplicate pairs: 0" in text
-    data = json.loads(catalogue.check(tmp_path / "clinic", as_json=True)[0])
-    assert data["usable"] and data["counts"]["total"]["files"] == 12
-    text, status = catalogue.check(tmp_path / "nothing", as_json=True)
-    assert status == 1 and json.loads(text)["usable"] is False and "There is no folder" in json.loads(text)["error"]
+def test_the_report_speaks_to_people_and_programs(tmp_path):
+    scans = catalogue.read(make(tmp_path / "clinic"))
+    assert "Data set clinic" in catalogue.report(scans) and "near-duplicate pairs: 0" in catalogue.report(scans)
+    data = json.loads(catalogue.report(scans, as_json=True))
+    assert data["counts"]["total"]["files"] == 12 and data["sha256"] == scans.sha256
 
 
 # ---- the cache

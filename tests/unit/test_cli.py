@@ -48,7 +48,7 @@ def test_stopping_is_no_traceback(monkeypatch, capsys):
 
 def test_data_check_tells_what_is_wrong(tmp_path, phantom_dir, capsys):
     assert cli.main(["data", "check", str(tmp_path)]) == 1
-    assert str(tmp_path) in capsys.readouterr().out
+    assert str(tmp_path) in capsys.readouterr().err
     assert cli.main(["data", "check", str(phantom_dir)]) == 0
     assert "benign" in capsys.readouterr().out
 

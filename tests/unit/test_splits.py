@@ -160,7 +160,7 @@ def test_make_chooses_and_refuses():
         splits.make("A", "paper", scans).part("dev")
 
 
-def own(*rows, declared=()):
+def handmade(*rows, declared=()):
     """Return a split of one's own from (file_id, image_id, group, split)."""
     table = pd.DataFrame(rows, columns=["file_id", "image_id", "group", "split"])
     return Split("", "mine", 0, 1, 0, table.assign(kind="scan", label="benign", path="x.png"), declared)
@@ -195,13 +195,13 @@ THREE = [("a", "a", "1", "train"), ("b", "b", "2", "validation"), ("c", "c", "3"
 )
 def test_refused(rows, declared, message):
     with pytest.raises(SplitError, match=message):
-        check_split(own(*rows, declared=declared))
+        check_split(handmade(*rows, declared=declared))
 
 
 def test_declared_overlaps_are_counted():
     rows = [*THREE, ("a_mask", "a", "1", "test"), ("d", "d", "2", "train")]
-    assert check_split(own(*rows, declared=("image", "group"))).overlaps == {"image": 1, "group": 2}
-    assert check_split(own(*THREE)).overlaps == {"image": 0, "group": 0}
+    assert check_split(handmade(*rows, declared=("image", "group"))).overlaps == {"image": 1, "group": 2}
+    assert check_split(handmade(*THREE)).overlaps == {"image": 0, "group": 0}
 
 
 def test_a_split_says_what_it_is():
