@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 
 class Execute(preprocessors.Execute):
-    """nbgrader's step that runs the cells, by the rules above; `grade` sets ``place``, ``user`` and ``limits``."""
+    """nbgrader's step that runs the cells, by the rules above; `grade` sets ``place`` and ``limits``."""
 
     def preprocess(self, nb, resources, km=None):
         """Return (the notebook with outputs and without hidden tests, resources)."""
@@ -69,7 +69,8 @@ class Execute(preprocessors.Execute):
     def create_kernel_manager(self):
         """Return nbclient's kernel manager, its sockets in a fresh folder, the only one that a box can write to."""
         manager = super().create_kernel_manager()
-        folder = sandbox.make_folder(self.place / f"box{len(self.stopped)}", self.user)
+        folder = self.place / f"box{len(self.stopped)}"
+        folder.mkdir(mode=0o700)
         manager.transport, manager.connection_file = "ipc" if os.name == "posix" else "tcp", str(folder / "k.json")
         return manager
 
@@ -83,8 +84,7 @@ class Execute(preprocessors.Execute):
         try:
             super().preprocess_cell(cell, resources, index)
         except CellTimeoutError:
-            left = " that were left of the time for all" if seconds < self.limits.seconds else ""
-            self.reason = self.reason or f"it took more than {seconds} seconds{left}"
+            self.reason = self.reason or f"it took more than {seconds} seconds"
         except DeadKernelError:
             died = "the kernel died: too much memory, or the code ended it"
             self.reason = self.reason or (killed.read_text() if killed.exists() else died)
@@ -107,7 +107,7 @@ class Execute(preprocessors.Execute):
 
     def _outputs(self, at, cell, run):
         """Return what a student may see of a cell; of a test no warnings, which nbgrader takes for errors."""
-        outputs = [_harmless(output) for output in run.cells[at].outputs]
+        outputs = run.cells[at].outputs
         if at in self.stopped:
             outputs.append(_error(f"stopped: {self.stopped[at]}"))
         if not exercises.graded(cell):
@@ -138,14 +138,6 @@ def _error(why):
     return nbformat.v4.new_output("error", ename="Failed", evalue=why, traceback=[why])
 
 
-def _harmless(output):
-    """Return an output's text and pictures, without what a browser would run."""
-    if "data" in output:
-        output.data = {kind: value for kind, value in output.data.items() if kind in ("text/plain", "image/png")}
-        output.metadata = {}
-    return output
-
-
 def make_course(source, folder):
     """Make nbgrader's course of one exercise, with its database; it holds the hidden tests: for the teacher only."""
     folder.mkdir(mode=0o700)
@@ -164,7 +156,7 @@ def _course(folder):
     return CourseDirectory(root=str(folder), assignment_id="exercise", student_id="student")
 
 
-def grade(submitted, course, place, trusted, user, limits):
+def grade(submitted, course, place, trusted, limits):
     """Return a submission as nbgrader has graded it, with a copy of its course and everything else in ``place``."""
     logging.disable()
     with contextlib.suppress(ImportError, ValueError):  # Windows has no limits, or a lower one is set already
@@ -175,11 +167,11 @@ def grade(submitted, course, place, trusted, user, limits):
         resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, resource.getrlimit(resource.RLIMIT_AS)[1]))
     spec = place / "kernels" / "submission" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps(sandbox.kernel_spec(trusted, user, limits)), encoding="utf-8")
+    spec.write_text(json.dumps(sandbox.kernel_spec(trusted, limits)), encoding="utf-8")
     os.environ["JUPYTER_PATH"] = str(place)
     shutil.copytree(course, place / "course")
     _write(submitted, place / "course" / "submitted" / "student" / "exercise")
-    Execute.place, Execute.user, Execute.limits = place, user, limits
+    Execute.place, Execute.limits = place, limits
     grader = Autograde(coursedir=_course(place / "course"))
     steps = grader.autograde_preprocessors
     grader.autograde_preprocessors = [Execute if step is preprocessors.Execute else step for step in steps]

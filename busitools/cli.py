@@ -1,6 +1,5 @@
 """The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, exercises, grade."""
 
-import difflib
 import sys
 from pathlib import Path
 
@@ -18,6 +17,9 @@ def main(arguments=None):
         return 2
     except (BusiError, ValueError) as error:
         print(f"busi: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"busi: this needs {error.name}: pip install 'busi-notebooks[sweep,teacher]'", file=sys.stderr)
         return 1
     except click.Abort:
         print("busi: stopped", file=sys.stderr)
@@ -84,7 +86,10 @@ def _sweep(grid, out, dry_run, **where):
     from busitools import sweep
 
     if dry_run:
-        return _dry_run(grid, out, where["slurm"])
+        for plan in sweep.plans(grid, out):
+            values = ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items())
+            print(f"{plan.name}  {'finished' if plan.finished() else 'to do':<8}  {values}")
+        return print(f"\nEach job is submitted with:\n\n{sweep.job_script(grid)}" if where["slurm"] else "")
     executions = sweep.sweep(grid, out, **where)
     failed = [item for item in executions if item.error is not None]
     for item in failed:
@@ -96,18 +101,6 @@ def _sweep(grid, out, dry_run, **where):
     return int(bool(failed))
 
 
-def _dry_run(grid, out, slurm):
-    from busitools import sweep
-
-    plans = sweep.plans(grid, out)
-    for plan in plans:
-        state = "finished" if plan.finished() else "to do"
-        print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
-    print(f"{len(plans)} executions, {sum(plan.finished() is not None for plan in plans)} of them finished")
-    if slurm:
-        print("\nEach job is submitted with:\n\n" + sweep.job_script(grid))
-
-
 @_busi.command("collect")
 @click.argument("folder")
 @click.option("--plot", metavar="COLUMN", help="Draw the measure over this column, into FOLDER/plot.png.")
@@ -116,16 +109,10 @@ def _collect(folder, plot, measure):
     """Read all runs of a folder, or of a sweep, into one table, Parquet and CSV."""
     from busilib import figures, runs
 
-    if not Path(folder).is_dir():
-        raise RunError(f"There is no folder {folder}")
-    table = runs.collect(folder)
-    if table.empty:
-        raise RunError(f"{folder} holds no finished runs")
-    for column in (plot, measure):
-        if column is not None and column not in table:
-            close = difflib.get_close_matches(column, table.columns, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(table.columns)}"
-            raise RunError(f"The table has no column {column!r}. {hint}")
+    if not Path(folder).is_dir() or (table := runs.collect(folder)).empty:
+        raise RunError(f"There are no finished runs in {folder}")
+    for column in {plot or measure, measure} - set(table):
+        raise RunError(f"The table has no column {column!r}. There are: {', '.join(table.columns)}")
     print(runs.means(table, [measure]).round(3).to_string(index=False))
     for (name, protocol), group in table.groupby(["name", "protocol"]):
         best = runs.best(group)

