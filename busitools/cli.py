@@ -64,10 +64,13 @@ def _tell(executions, ending):
     errors = []
     for item in executions:
         processor = "" if item.processor is None else f"{item.processor:6.0f} s of processor time"
-        state = "ok" if item.error is None else f"FAILED in {item.error}"
-        print(f"{item.lesson.stem:<36} {item.seconds:6.0f} s {processor}   {state}", flush=True)
+        state = "ok" if item.error is None else f"FAILED: {item.error}"
+        print(
+            f"{item.output.parent.name + '/' + item.lesson.stem:<42} {item.seconds:6.0f} s {processor}   {state}",
+            flush=True,
+        )
         errors.append(item.error)
-    print(f"{errors.count(None)} of {len(errors)} lessons finished. {ending}")
+    print(f"{errors.count(None)} of {len(errors)} finished. {ending}")
     return int(any(errors))
 
 
@@ -90,15 +93,8 @@ def _sweep(grid, out, dry_run, **where):
             values = ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items())
             print(f"{plan.name}  {'finished' if plan.finished() else 'to do':<8}  {values}")
         return print(f"\nEach job is submitted with:\n\n{sweep.job_script(grid)}" if where["slurm"] else "")
-    executions = sweep.sweep(grid, out, **where)
-    failed = [item for item in executions if item.error is not None]
-    for item in failed:
-        print(f"{item.output.parent.name}   FAILED: {item.error}")
-    print(f"{len(executions) - len(failed)} of {len(executions)} executions are finished; see {out}/executions.csv")
-    if failed:
-        print(f"Tracebacks: {out}/{sweep.FAILED}. The same command does again only what is missing.")
-    print(f"Read the runs: busi collect {out}")
-    return int(bool(failed))
+    ending = f"See {out}/executions.csv; what failed is in {out}/{sweep.FAILED}. The same command does what is missing."
+    return _tell(sweep.sweep(grid, out, **where), f"{ending} Read the runs: busi collect {out}")
 
 
 @_busi.command("collect")

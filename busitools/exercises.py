@@ -77,7 +77,4 @@ def write(place=None, target=None):
     for source in bar(paths, "exercises"):
         with write_file(target / source.name) as part:
             nbformat.write(notebooks.relink(release(read(source))), part)
-    for path in target.glob("*.ipynb"):
-        if path.name not in [source.name for source in paths]:
-            path.unlink()  # its source is gone
-    return sorted(target.glob("*.ipynb"))
+    return [target / source.name for source in paths]

@@ -107,7 +107,7 @@ def share(given, notebooks):
 def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     """Execute one lesson with other parameters into ``output`` and return an Execution.
 
-    When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt.
+    When it fails, the copy is kept; the traceback stands in it.
 
     Args:
         given: values of parameters; LessonError for one that does not fit, before anything starts.
@@ -118,9 +118,7 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     given, output = check_parameters(notebook, given or {}), Path(output)
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(notebook, as_version=4).cells)
     output.parent.mkdir(parents=True, exist_ok=True)
-    trace = output.with_suffix(".traceback.txt")
-    trace.unlink(missing_ok=True)
-    error, details = None, ""
+    error = None
     with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
         # papermill adds a cell of values
         progress = Progress(Path(scratch) / "report.jsonl", cells + bool(given), watch or (lambda progress: None))
@@ -143,7 +141,6 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-            details = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
         except OSError as failure:  # the disk is full, for instance
             error = f"{output.name} could not be written: {failure.strerror or failure}"
         except RuntimeError as failure:  # what nbclient raises when a kernel dies or does not answer
@@ -151,9 +148,6 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
         finally:
             progress.over.set()
             progress.join()
-    if error is not None:
-        with contextlib.suppress(OSError):
-            trace.write_text(f"{error}\n\n{details}\n", encoding="utf-8")
     return Execution(Path(notebook), output, time.monotonic() - progress.began, error, progress.processor)
 
 
@@ -191,7 +185,6 @@ class Progress(threading.Thread):
             self.share = (max(self.cell - 1, 0) + self.epoch / max(self.epochs, 1)) / self.cells
             self.reason = self.reason or self.watch(self)
             if self.reason:
-                self.cell_ended()
                 with contextlib.suppress(psutil.Error, AttributeError):  # there is none before it has started
                     psutil.Process(self.kernel.provisioner.pid).kill()  # however busy it is
 
@@ -278,15 +271,9 @@ def index(executions, out):
     text = "# Executed lessons\n\nFor teaching and research, not for diagnosis.\n\n| lesson | time | state |\n|-|-|-|\n"
     for item in executions:
         state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
-        text += f"| [{title(item.lesson)}]({item.output.stem}.html) | {item.seconds:.0f} s | {state} |\n"
+        text += f"| [{item.lesson.stem}]({item.output.stem}.html) | {item.seconds:.0f} s | {state} |\n"
     whole = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     (out / "index.html").write_text(html_page(whole, "Executed lessons"), encoding="utf-8")
-
-
-def title(notebook):
-    """Return a lesson's title: the first heading in it."""
-    lines = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()
-    return next((line[2:] for line in lines if line.startswith("# ")), Path(notebook).stem)
 
 
 def refresh(names=()):

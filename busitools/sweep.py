@@ -126,8 +126,7 @@ def plans(grid, out):
     minutes, todo = float(read(grid).get("minutes", "inf")), []
     env = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     for path, given in combinations(grid):
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        code = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         # All parameters count, those left as they are too: a default may be another tomorrow.
         parts = json.dumps([path.stem, notebooks.parameters(path) | given, code, runs.CODE, env], sort_keys=True)
         name = f"{path.stem.split('_')[0][:20]}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
