@@ -29,7 +29,7 @@ def main(out, number=0):
         grades = grading.grade(out / name, out / f"{name}.csv", limits=limits)
         print(f"{name}: {len(grades)} submissions in {time.perf_counter() - began:.0f} s, two at a time")
     for one in grades:
-        print(f"{one.student:<24} {one.points:4g} of {one.of:<4g} {one.seconds:4.0f} s  {'; '.join(one.remarks)}")
+        print(f"{one.student:<24} {one.points:4g} of {one.of:<4g} {'; '.join(one.remarks)}")
     alive = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     print("kernels left running:", sum("busitools.sandbox" in line for line in alive))
 

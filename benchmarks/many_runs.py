@@ -25,7 +25,7 @@ import papermill
 from distributed import Client
 
 from busilib import metrics, recipes, runs
-from busitools import notebooks, sweep
+from busitools import sweep
 
 FOREST = """
 import pathlib, uuid
@@ -70,7 +70,7 @@ def timed(grid, out, workers, meanwhile=lambda pids: None):
 
 def overhead(folder, options):
     grid = make_grid(folder, "1 + 1", options)
-    how, times = {"progress_bar": False, "kernel_name": "python3", "config": notebooks.kernel_config()}, []
+    how, times = {"progress_bar": False, "kernel_name": "python3"}, []
     for seed in range(options.runs):
         began = time.perf_counter()
         papermill.execute_notebook(grid["lessons"][0], str(folder / "out.ipynb"), {"SEED": seed}, **how)

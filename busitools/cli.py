@@ -1,6 +1,5 @@
 """The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, exercises, grade."""
 
-import difflib
 import sys
 from pathlib import Path
 
@@ -18,6 +17,9 @@ def main(arguments=None):
         return 2
     except (BusiError, ValueError) as error:
         print(f"busi: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"busi: this needs {error.name}: pip install 'busi-notebooks[sweep,teacher]'", file=sys.stderr)
         return 1
     except click.Abort:
         print("busi: stopped", file=sys.stderr)
@@ -62,10 +64,13 @@ def _tell(executions, ending):
     errors = []
     for item in executions:
         processor = "" if item.processor is None else f"{item.processor:6.0f} s of processor time"
-        state = "ok" if item.error is None else f"FAILED in {item.error}"
-        print(f"{item.lesson.stem:<36} {item.seconds:6.0f} s {processor}   {state}", flush=True)
+        state = "ok" if item.error is None else f"FAILED: {item.error}"
+        print(
+            f"{item.output.parent.name + '/' + item.lesson.stem:<42} {item.seconds:6.0f} s {processor}   {state}",
+            flush=True,
+        )
         errors.append(item.error)
-    print(f"{errors.count(None)} of {len(errors)} lessons finished. {ending}")
+    print(f"{errors.count(None)} of {len(errors)} finished. {ending}")
     return int(any(errors))
 
 
@@ -84,28 +89,12 @@ def _sweep(grid, out, dry_run, **where):
     from busitools import sweep
 
     if dry_run:
-        return _dry_run(grid, out, where["slurm"])
-    executions = sweep.sweep(grid, out, **where)
-    failed = [item for item in executions if item.error is not None]
-    for item in failed:
-        print(f"{item.output.parent.name}   FAILED: {item.error}")
-    print(f"{len(executions) - len(failed)} of {len(executions)} executions are finished; see {out}/executions.csv")
-    if failed:
-        print(f"Tracebacks: {out}/{sweep.FAILED}. The same command does again only what is missing.")
-    print(f"Read the runs: busi collect {out}")
-    return int(bool(failed))
-
-
-def _dry_run(grid, out, slurm):
-    from busitools import sweep
-
-    plans = sweep.plans(grid, out)
-    for plan in plans:
-        state = "finished" if plan.finished() else "to do"
-        print(f"{plan.name}  {state:<8}  " + ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items()))
-    print(f"{len(plans)} executions, {sum(plan.finished() is not None for plan in plans)} of them finished")
-    if slurm:
-        print("\nEach job is submitted with:\n\n" + sweep.job_script(grid))
+        for plan in sweep.plans(grid, out):
+            values = ", ".join(f"{name}={value!r}" for name, value in plan.parameters.items())
+            print(f"{plan.name}  {'finished' if plan.finished() else 'to do':<8}  {values}")
+        return print(f"\nEach job is submitted with:\n\n{sweep.job_script(grid)}" if where["slurm"] else "")
+    ending = f"See {out}/executions.csv; what failed is in {out}/{sweep.FAILED}. The same command does what is missing."
+    return _tell(sweep.sweep(grid, out, **where), f"{ending} Read the runs: busi collect {out}")
 
 
 @_busi.command("collect")
@@ -116,16 +105,10 @@ def _collect(folder, plot, measure):
     """Read all runs of a folder, or of a sweep, into one table, Parquet and CSV."""
     from busilib import figures, runs
 
-    if not Path(folder).is_dir():
-        raise RunError(f"There is no folder {folder}")
-    table = runs.collect(folder)
-    if table.empty:
-        raise RunError(f"{folder} holds no finished runs")
-    for column in (plot, measure):
-        if column is not None and column not in table:
-            close = difflib.get_close_matches(column, table.columns, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(table.columns)}"
-            raise RunError(f"The table has no column {column!r}. {hint}")
+    if not Path(folder).is_dir() or (table := runs.collect(folder)).empty:
+        raise RunError(f"There are no finished runs in {folder}")
+    for column in {plot or measure, measure} - set(table):
+        raise RunError(f"The table has no column {column!r}. There are: {', '.join(table.columns)}")
     print(runs.means(table, [measure]).round(3).to_string(index=False))
     for (name, protocol), group in table.groupby(["name", "protocol"]):
         best = runs.best(group)

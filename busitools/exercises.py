@@ -15,9 +15,7 @@ from busilib.errors import ClassroomError
 from busitools import notebooks
 
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
-STEPS = (
-    "LockCells ClearSolutions ClearOutput ClearHiddenTests ClearMarkScheme ComputeChecksums CheckCellMetadata".split()
-)
+STEPS = "LockCells ClearSolutions ClearOutput ClearHiddenTests ClearMarkScheme ComputeChecksums CheckCellMetadata"
 
 
 def sources(place=None):
@@ -25,21 +23,13 @@ def sources(place=None):
     place = Path(place or Path(__file__).parents[1] / "notebooks" / "solutions")
     paths = sorted(place.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
-        raise ClassroomError(
-            f"{place} holds no notebook with solutions (NN_name.ipynb). They come with the repository only: clone it, "
-            "and run this from the clone."
-        )
+        raise ClassroomError(f"{place} holds no notebooks with solutions (NN_name.ipynb): clone it from the repository")
     return paths
 
 
 def read(path):
-    """Return a source notebook; raise ClassroomError when it is not in nbgrader's format."""
-    notebook = nbformat.read(path, as_version=4)
-    ids = [name(cell) for cell in notebook.cells if name(cell)]
-    twice = sorted({one for one in ids if ids.count(one) > 1})
-    if twice or not ids:
-        raise ClassroomError(f"{path.name}: grade ids must be there and unique; twice: {', '.join(twice) or 'none'}")
-    return notebook
+    """Return a source notebook."""
+    return nbformat.read(path, as_version=4)
 
 
 def name(cell):
@@ -65,13 +55,15 @@ def release(notebook):
     The steps are those of ``nbgrader generate_assignment`` without its database. Raises ClassroomError for a solution
     region in a cell that is not marked as one, and for a region without an end.
     """
-    steps, made = nbgrader(), copy.deepcopy(notebook)
+    from nbgrader import preprocessors
+
+    made = copy.deepcopy(notebook)
     for cell in made.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "nbgrader"}
     made.metadata = {key: value for key, value in made.metadata.items() if key in ("kernelspec", "language_info")}
     try:
-        for step in STEPS:
-            made, _ = getattr(steps, step)().preprocess(made, {})
+        for step in STEPS.split():
+            made, _ = getattr(preprocessors, step)().preprocess(made, {})
     except Exception as error:  # nbgrader raises RuntimeError, its validator its own kinds
         raise ClassroomError(f"no exercise can be made of this notebook: {error}") from error
     return made
@@ -85,16 +77,4 @@ def write(place=None, target=None):
     for source in bar(paths, "exercises"):
         with write_file(target / source.name) as part:
             nbformat.write(notebooks.relink(release(read(source))), part)
-    for path in target.glob("*.ipynb"):
-        if path.name not in [source.name for source in paths]:
-            path.unlink()  # its source is gone
-    return sorted(target.glob("*.ipynb"))
-
-
-def nbgrader():
-    """Return nbgrader's steps; raise ClassroomError when it is not installed."""
-    try:
-        from nbgrader import preprocessors
-    except ImportError as error:
-        raise ClassroomError('This needs nbgrader: pip install "busi-notebooks[teacher]"') from error
-    return preprocessors
+    return [target / source.name for source in paths]

@@ -1,13 +1,27 @@
 """Grading a class: ``busi grade SUBMISSIONS --out gradebook.csv``.
 
 Each submission is checked (is every named cell there?) and put in order; then nbgrader grades it in a process of its
-own (see `autograde`), with a kernel in a box (see `sandbox`).
+own, with a kernel in a box (see `sandbox`).
+
+That process is trusted and the kernel that it starts is not: what comes back is counted and cleaned. Hidden tests run
+after all the student's cells, and what they print goes nowhere: only their pass or fail is kept, and a message that
+stands in the test itself. A cell that has to be stopped (an endless loop, far too much output, a killed kernel) is left
+out, and the notebook is run again without it: its other tasks keep their points.
 """
 
+import ast
+import asyncio
+import contextlib
+import copy
 import html
+import json
+import logging
 import multiprocessing
 import os
 import re
+import shutil
+import signal
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,11 +30,17 @@ from pathlib import Path
 
 import nbformat
 import pandas
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbgrader import preprocessors
+from nbgrader.converters import Autograde, GenerateAssignment
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.utils import determine_grade, setenv
 
 from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
 from busitools import exercises, notebooks, sandbox
 
+RESTARTS = 4  # so many cells are left out; then the run ends
 LARGEST = 20_000_000  # bytes of a submission
 # Words that an answer to these exercises has no use for: how cells are run, other processes, the hidden tests.
 ODD = ("HIDDEN TESTS", "run_cell", "input_transform", "ast_transform", "/proc/", "settrace", "_getframe")
@@ -35,7 +55,6 @@ class Grade:
     exercise: str = ""
     tasks: dict = field(default_factory=dict)  # grade id of a task → (points or None, of)
     remarks: list = field(default_factory=list)
-    seconds: float = 0.0
     notebook: object = None  # as nbgrader graded it, without hidden tests; None when it could not be graded
 
     @property
@@ -65,24 +84,20 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
     """
     files, out = find(submissions), Path(out)
     pages = out.with_name(f"{out.stem}_feedback")
-    for path in (out, pages):
-        if path.exists():
-            raise ClassroomError(f"{path} exists already: marks are not overwritten. Name another --out, or move it.")
+    if out.exists():
+        raise ClassroomError(f"{out} exists already: marks are not overwritten. Name another --out, or move it.")
     sources = {path.name[:2]: exercises.read(path) for path in exercises.sources(solutions)}
-    exercises.nbgrader()  # said before anything runs, when it is missing
-    from busitools import autograde
-
     if not trusted:
         sandbox.check()
     grades = [_prepare(student, path, sources) for student, path in files]
     with tempfile.TemporaryDirectory(prefix="busi-grade-") as place, ThreadPoolExecutor(jobs) as pool:
-        os.chmod(place, 0o711)  # a box that runs as another user must reach its own folder
         for number in {one.exercise for one in grades if one.notebook}:
             exercises.release(sources[number])  # says in words what is wrong with a source
-            autograde.make_course(sources[number], Path(place) / number)
+            _make_course(sources[number], Path(place) / number)
 
-        def work(number):  # a user number for each box: processes are counted by user
-            _autograde(grades[number], sources, Path(place), trusted, sandbox.USER + number, limits or sandbox.Limits())
+        def work(number):
+            folder = Path(place) / f"submission-{number}"
+            _autograde(grades[number], sources, Path(place), folder, trusted, limits or sandbox.Limits())
 
         for _ in bar(pool.map(work, range(len(grades))), "submissions", len(grades), "submission"):
             pass
@@ -96,27 +111,25 @@ def find(submissions):
     paths = [path.relative_to(top) for path in sorted(top.rglob("*.ipynb"))]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]  # .ipynb_checkpoints
     if not paths:
-        raise ClassroomError(
-            f"{top} is no folder with notebooks (.ipynb). Give the one that holds a folder, or a notebook, per student."
-        )
+        raise ClassroomError(f"{top} is no folder that holds a folder, or a notebook (.ipynb), per student")
     return [(path.parts[0] if len(path.parts) > 1 else path.stem, top / path) for path in paths]
 
 
 def _prepare(student, path, sources):
     """Return the `Grade` of a submission before it has run: its notebook, or why there is none to grade."""
-    result, submitted = Grade(student, path.name), nbformat.v4.new_notebook()
+    one = Grade(student, path.name)
     try:
-        submitted = read(path)
+        one.notebook = read(path)
     except ClassroomError as error:
-        result.remarks.append(f"not graded: {error}")
-    result.exercise = which(submitted.cells, path, sources)
-    if not result.exercise:
-        result.remarks.append("not graded: neither its cells nor its name (NN_….ipynb) say which exercise it answers")
-        return result
-    graded = [cell.metadata.nbgrader for cell in sources[result.exercise].cells if exercises.graded(cell)]
-    result.tasks = {_task(data): (0, data.points) for data in graded}  # until it has run, nothing is earned
-    result.notebook = submitted if submitted.cells else None
-    return result
+        one.remarks.append(f"not graded: {error}")
+    one.exercise = which(one.notebook.cells if one.notebook else [], path, sources)
+    if one.exercise:
+        graded = [cell.metadata.nbgrader for cell in sources[one.exercise].cells if exercises.graded(cell)]
+        one.tasks = {_task(data): (0, data.points) for data in graded}  # until it has run, nothing is earned
+    else:
+        one.notebook = None
+        one.remarks.append("not graded: neither its cells nor its name (NN_….ipynb) say which exercise it answers")
+    return one
 
 
 def _task(data):
@@ -175,36 +188,178 @@ def restore(submitted, source):
     return nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), [lost] * bool(missing) + remarks
 
 
-def _autograde(one, sources, place, trusted, user, limits):
+def _autograde(one, sources, courses, folder, trusted, limits):
     """Let nbgrader grade one submission; whatever is wrong with it becomes a remark and costs nobody else anything."""
-    from nbgrader.utils import determine_grade
-
-    from busitools import autograde
-
     if one.notebook is None:
         return
-    began, apart = time.monotonic(), multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    apart.set_forkserver_preload(["busitools.autograde"])  # seconds of imports, once
+    apart = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    apart.set_forkserver_preload(["busitools.grading"])  # seconds of imports, once
     submitted, one.notebook = one.notebook, None
     try:
         ordered, one.remarks = restore(submitted, sources[one.exercise])
-        job = (ordered, place / one.exercise, place / str(user), trusted, user, limits)
+        job = (ordered, courses / one.exercise, folder, trusted, limits)
         with ProcessPoolExecutor(1, mp_context=apart) as alone:
-            one.notebook = alone.submit(autograde.grade, *job).result()
+            one.notebook = alone.submit(grade_alone, *job).result()
         one.remarks += one.notebook.metadata.remarks
         graded = [cell for cell in one.notebook.cells if exercises.graded(cell)]
         one.tasks |= {_task(cell.metadata.nbgrader): determine_grade(cell) for cell in graded}
     except Exception as error:  # noqa: BLE001
         one.remarks.append(f"could not be graded: {type(error).__name__}: {str(error)[:200]}")
-    one.seconds = time.monotonic() - began
+
+
+class Stopped(Exception):
+    """The kernel had to be stopped at a cell."""
+
+
+class Execute(preprocessors.Execute):
+    """nbgrader's step that runs the cells, by the rules above; `grade_alone` sets ``place`` and ``limits``."""
+
+    def preprocess(self, nb, resources, km=None):
+        """Return (the notebook with outputs and without hidden tests, resources)."""
+        self.interrupt_on_timeout, self.error_on_timeout = False, {}  # a kernel that was interrupted is not trusted
+        self.startup_timeout, self.iopub_timeout, self.shutdown_kernel = 90, 30, "immediate"
+        self.timeout_func = lambda cell: max(1, min(self.limits.seconds, round(self.end - time.monotonic())))
+        self.kernel_name, self.end = "submission", time.monotonic() + self.limits.total
+        self.tests, self.stopped = {}, {}  # place of a hidden test, behind all cells → of the visible one; → why
+        plan = copy.deepcopy(nb)
+        for at, cell in enumerate(nb.cells):
+            if exercises.graded(cell) and exercises.hidden(cell):
+                self.tests[len(plan.cells)] = at
+                plan.cells.append(nbformat.v4.new_code_cell(cell.source))
+                plan.cells[at].source = cell.source = exercises.HIDDEN.sub("", cell.source)
+        while True:
+            run, self.ran, self.room, self.reason = copy.deepcopy(plan), set(), self.limits.output, None
+            try:
+                super().preprocess(run, resources)
+                break
+            except Stopped:
+                if len(self.stopped) > RESTARTS or time.monotonic() > self.end:
+                    break
+        for at, cell in enumerate(nb.cells):
+            if cell.cell_type == "code":
+                cell.outputs = self._outputs(at, cell, run)
+        cells = {at: exercises.name(nb.cells[self.tests.get(at, at)]) or "a cell" for at in self.stopped}
+        nb.metadata["remarks"] = [f"{cells[at]} was stopped: {reason}" for at, reason in self.stopped.items()]
+        return nb, resources
+
+    def create_kernel_manager(self):
+        """Return nbclient's kernel manager, its sockets in a fresh folder, the only one that a box can write to."""
+        manager = super().create_kernel_manager()
+        folder = self.place / f"box{len(self.stopped)}"
+        folder.mkdir(mode=0o700)
+        manager.transport, manager.connection_file = "ipc" if os.name == "posix" else "tcp", str(folder / "k.json")
+        return manager
+
+    def preprocess_cell(self, cell, resources, index):
+        """Run one cell, unless it was stopped before or is a hidden test whose visible part failed."""
+        visible = self.tests.get(index)
+        passed = visible is None or (visible in self.ran and not _errors(self.nb.cells[visible]))
+        if cell.cell_type != "code" or index in self.stopped or not passed:
+            return cell, resources
+        seconds, killed = self.timeout_func(cell), Path(self.km.connection_file).parent.with_suffix(".reason")
+        try:
+            super().preprocess_cell(cell, resources, index)
+        except CellTimeoutError:
+            self.reason = self.reason or f"it took more than {seconds} seconds"
+        except DeadKernelError:
+            died = "the kernel died: too much memory, or the code ended it"
+            self.reason = self.reason or (killed.read_text() if killed.exists() else died)
+        if self.reason:
+            self.stopped[index] = self.reason
+            raise Stopped
+        self.ran.add(index)
+        return cell, resources
+
+    def process_message(self, msg, cell, cell_index):
+        """Take one message of the kernel; a hidden test's are dropped, but for its errors and its end."""
+        kind, content = msg["msg_type"], msg["content"]
+        self.room -= len(str(content))
+        if self.room < 0 and not self.reason:
+            self.reason = f"far too much output: all cells together may print {self.limits.output // 10**6} MB"
+            self.killing = asyncio.ensure_future(self.km.shutdown_kernel(now=True))
+        # An update may change what an earlier cell shows, and a widget can hold anything.
+        secret = cell_index in self.tests or self.reason or kind == "update_display_data" or kind.startswith("comm_")
+        return super().process_message(msg, cell, cell_index) if not secret or kind in ("status", "error") else None
+
+    def _outputs(self, at, cell, run):
+        """Return what a student may see of a cell; of a test no warnings, which nbgrader takes for errors."""
+        outputs = run.cells[at].outputs
+        if at in self.stopped:
+            outputs.append(_error(f"stopped: {self.stopped[at]}"))
+        if not exercises.graded(cell):
+            return outputs
+        hidden = next((place for place, visible in self.tests.items() if visible == at), None)
+        failed = [output for output in outputs if output.output_type == "error"]
+        if not failed and at not in self.ran:
+            failed = [_error("it was not reached")]
+        elif not failed and hidden not in (None, *self.ran):
+            failed = [_error("a check with other numbers did not come to an end")]
+        elif not failed and hidden:
+            failed = [_error(_hint(error, run.cells[hidden].source)) for error in _errors(run.cells[hidden])]
+        return [output for output in outputs if output.get("name") == "stdout"] + failed[:1]
+
+
+def _hint(error, source):
+    """Return why a hidden test failed: student code can put anything into an error, so only the test's words pass."""
+    messages = [node.msg for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+    messages = {message.value for message in messages if isinstance(message, ast.Constant)}
+    return "a check with other numbers fails" + (f": {error.evalue}" if error.evalue in messages else "")
+
+
+def _errors(cell):
+    return [output for output in cell.outputs if output.output_type == "error"]
+
+
+def _error(why):
+    return nbformat.v4.new_output("error", ename="Failed", evalue=why, traceback=[why])
+
+
+def _make_course(source, folder):
+    """Make nbgrader's course of one exercise, with its database; it holds the hidden tests: for the teacher only."""
+    folder.mkdir(mode=0o700)
+    _put(source, folder / "source" / "exercise")
+    # nbgrader calls its own helper `alembic` by name, which stands beside this Python.
+    with setenv(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])):
+        GenerateAssignment(coursedir=_course(folder)).start()
+
+
+def _put(notebook, folder):
+    folder.mkdir(parents=True)
+    nbformat.write(notebook, folder / "exercise.ipynb")
+
+
+def _course(folder):
+    return CourseDirectory(root=str(folder), assignment_id="exercise", student_id="student")
+
+
+def grade_alone(submitted, course, place, trusted, limits):
+    """Return a submission as nbgrader has graded it, with a copy of its course and everything else in ``place``."""
+    logging.disable()
+    with contextlib.suppress(ImportError, ValueError):  # Windows has no limits, or a lower one is set already
+        import resource
+
+        signal.alarm(2 * limits.total + 300)  # whatever happens, it ends
+        # A kernel can send more than this process can hold: then this process ends, and only this submission with it.
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    spec = place / "kernels" / "submission" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(sandbox.kernel_spec(trusted, limits)), encoding="utf-8")
+    os.environ["JUPYTER_PATH"] = str(place)
+    shutil.copytree(course, place / "course")
+    _put(submitted, place / "course" / "submitted" / "student" / "exercise")
+    Execute.place, Execute.limits = place, limits
+    grader = Autograde(coursedir=_course(place / "course"))
+    steps = grader.autograde_preprocessors
+    grader.autograde_preprocessors = [Execute if step is preprocessors.Execute else step for step in steps]
+    grader.start()
+    return nbformat.read(place / "course" / "autograded" / "student" / "exercise" / "exercise.ipynb", as_version=4)
 
 
 def _write(grades, out, pages, boxed):
     """Write the table, the log, and a page for each submission."""
     table = pandas.DataFrame(
         {"student": one.student, "exercise": one.exercise, "file": one.file}
-        | {"points": one.points, "of": one.of, "to_read": one.by_hand, "seconds": round(one.seconds)}
-        | {"remarks": "; ".join(one.remarks)}
+        | {"points": one.points, "of": one.of, "to_read": one.by_hand, "remarks": "; ".join(one.remarks)}
         | {task: _mark(points) for task, (points, _) in one.tasks.items()}
         for one in grades
     ).map(_cell)
@@ -213,7 +368,7 @@ def _write(grades, out, pages, boxed):
         table.to_csv(part, index=False, float_format="%g")
     lines = table[["student", "file", "points", "of", "remarks"]].to_string(index=False)
     out.with_suffix(".log").write_text(f"{len(grades)} submissions, {boxed}\n\n{lines}\n", encoding="utf-8")
-    for one in bar(grades, "pages", unit="page"):
+    for one in grades:
         folder = pages / re.sub(r"[^\w.-]", "_", one.student)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{Path(one.file).stem}.html").write_text(page(one), encoding="utf-8")

@@ -5,7 +5,6 @@ papermill itself only warns of a parameter that a notebook does not have; here i
 
 import ast
 import contextlib
-import difflib
 import html
 import json
 import logging
@@ -23,6 +22,7 @@ import nbformat
 import papermill
 import psutil
 from jupyter_client import AsyncKernelManager
+from latex2mathml import converter
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
@@ -39,15 +39,14 @@ logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is 
 class Execution:
     """One executed notebook: the copy with its outputs, seconds, and the error when it failed (else None).
 
-    ``runs`` are the names of the runs that it trained or found. ``processor`` are the processor seconds of its kernel
-    and of what the kernel started, up to the last cell that ended; None when no cell did.
+    ``processor`` are the processor seconds of its kernel and of what the kernel started, up to the last cell that
+    ended; None when no cell did.
     """
 
     lesson: Path
     output: Path
     seconds: float
     error: str | None = None
-    runs: tuple[str, ...] = ()
     processor: float | None = None
 
 
@@ -76,32 +75,23 @@ def parameters(notebook):
     cells = [c for c in nbformat.read(notebook, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise LessonError(f"{Path(notebook).name} has {len(cells)} cells tagged 'parameters'; it must have one")
-    return {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in ast.parse(cells[0].source).body
-        if isinstance(statement, ast.Assign)
-    }
+    lines = [line for line in ast.parse(cells[0].source).body if isinstance(line, ast.Assign)]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
 def check_parameters(notebook, given):
-    """Return ``given`` with values of the right type; raise LessonError for a name or value that does not fit.
+    """Return ``given`` as it is handed on; raise LessonError for a name or value that does not fit.
 
     A text stays as it is where the default is one; else it is read as Python reads it ("3" → 3).
     """
-    lesson, defaults, checked = Path(notebook).stem, parameters(notebook), {}
+    defaults, checked = parameters(notebook), {}
     for name, value in given.items():
         if name not in defaults:
-            close = difflib.get_close_matches(name.upper(), defaults, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise LessonError(f"{lesson} has no parameter {name}.{hint} It has: {', '.join(defaults)}")
-        default = defaults[name]
-        if isinstance(value, str) and not isinstance(default, str):
+            raise LessonError(f"{Path(notebook).stem} has no parameter {name}. It has: {', '.join(defaults)}")
+        checked[name] = value
+        if isinstance(value, str) and not isinstance(defaults[name], str):
             with contextlib.suppress(ValueError, SyntaxError):
-                value = ast.literal_eval(value)
-        value = checked[name] = float(value) if (type(default), type(value)) == (float, int) else value
-        if default is not None and type(value) is not type(default):
-            wanted = f"it must be {type(default).__name__}, like {default!r}"
-            raise LessonError(f"{lesson}: {name} = {value!r} is of type {type(value).__name__}; {wanted}")
+                checked[name] = ast.literal_eval(value)
     recipes.check_parameters(checked)
     return checked
 
@@ -117,7 +107,7 @@ def share(given, notebooks):
 def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     """Execute one lesson with other parameters into ``output`` and return an Execution.
 
-    When it fails, the copy is kept, with the traceback beside it in OUTPUT.traceback.txt.
+    When it fails, the copy is kept; the traceback stands in it.
 
     Args:
         given: values of parameters; LessonError for one that does not fit, before anything starts.
@@ -126,13 +116,12 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
         cwd: the folder where the kernel starts, this process's own when None.
     """
     given, output = check_parameters(notebook, given or {}), Path(output)
-    code = sum(cell.cell_type == "code" for cell in nbformat.read(notebook, as_version=4).cells)
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(notebook, as_version=4).cells)
     output.parent.mkdir(parents=True, exist_ok=True)
-    trace = output.with_suffix(".traceback.txt")
-    trace.unlink(missing_ok=True)
-    error, details = None, ""
+    error = None
     with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
-        progress = Progress(Path(scratch) / "report.jsonl", code + bool(given))  # papermill adds a cell of values
+        # papermill adds a cell of values
+        progress = Progress(Path(scratch) / "report.jsonl", cells + bool(given), watch or (lambda progress: None))
         # A bar in a notebook that nobody watches would only be stored in it.
         silent = {"BUSILIB_PROGRESS": "0", "BUSILIB_REPORT": str(progress.report)}
         start = {"env": os.environ | silent | (env or {}), "cwd": cwd}
@@ -142,48 +131,43 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
                 progress.kernel = self
                 return super().start_kernel(**options | start)
 
+        progress.start()
         try:
-            with progress.shown_to(watch or (lambda progress: None)):
-                papermill.execute_notebook(
-                    str(notebook), str(output), given, kernel_name="python3", progress_bar=False, start_timeout=180,
-                    config=kernel_config(), kernel_manager_class=Kernel,
-                    on_cell_execute=progress.cell_starts, on_cell_executed=progress.cell_ended,
-                    extra_arguments=["--IPKernelApp.log_level=50"],  # else it speaks of the interrupt that ends it
-                )  # fmt: skip
+            papermill.execute_notebook(
+                str(notebook), str(output), given, kernel_name="python3", progress_bar=False, start_timeout=180,
+                kernel_manager_class=Kernel,
+                on_cell_execute=progress.cell_starts, on_cell_executed=progress.cell_ended,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of TCP, and of what ends it
+            )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-            details = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failure.traceback))
         except OSError as failure:  # the disk is full, for instance
             error = f"{output.name} could not be written: {failure.strerror or failure}"
         except RuntimeError as failure:  # what nbclient raises when a kernel dies or does not answer
             error = progress.reason or f"the kernel died or gave no answer, perhaps for want of memory: {failure}"
-        runs = tuple(dict.fromkeys(event["run"] for event in progress.events() if "run" in event))
-    if error is not None:
-        with contextlib.suppress(OSError):
-            trace.write_text(f"{error}\n\n{details}\n", encoding="utf-8")
-    return Execution(Path(notebook), output, time.monotonic() - progress.began, error, runs, progress.processor)
+        finally:
+            progress.over.set()
+            progress.join()
+    return Execution(Path(notebook), output, time.monotonic() - progress.began, error, progress.processor)
 
 
-def kernel_config():
-    """Return the kernel manager's settings: encrypt where it can be had, or ipykernel 7.3 warns at every start."""
-    has_it = "transport_encryption" in AsyncKernelManager.class_trait_names()
-    return Config({"KernelManager": {"transport_encryption": "auto"}} if has_it else {})
-
-
-class Progress:
+class Progress(threading.Thread):
     """How far an execution is: code cell ``cell`` of ``cells``, ``epoch`` of ``epochs``; both 0 before the first.
 
-    ``seconds`` have passed; ``share`` in [0, 1] is what is done; ``processor`` as in `Execution`.
+    ``seconds`` have passed; ``share`` in [0, 1] is what is done; ``processor`` as in `Execution`. The thread shows it
+    to ``watch`` twice a second until ``over`` is set; a reason that the watch returns stops the kernel.
     """
 
-    def __init__(self, report, cells):
-        self.report, self.cells, self.began = report, cells, time.monotonic()
-        self.cell = self.epoch = self.epochs = self.seconds = self.share = self.offset = 0
+    def __init__(self, report, cells, watch):
+        super().__init__(daemon=True)
+        self.report, self.cells, self.watch, self.began = report, cells, watch, time.monotonic()
+        self.cell = self.epoch = self.epochs = self.seconds = self.share = self.earlier = 0
         self.kernel = self.reason = self.processor = None
+        self.over = threading.Event()
 
     def cell_starts(self, **_):
         """A hook of nbclient. The epochs of the cell before are not this one's."""
-        self.cell, self.offset = self.cell + 1, len(self.events())
+        self.cell, self.earlier = self.cell + 1, len(self.events())
 
     def cell_ended(self, **_):
         """A hook of nbclient."""
@@ -192,35 +176,22 @@ class Progress:
             # Of each process its own times, and those of its children that have ended.
             self.processor = sum(sum(one.cpu_times()[:4]) for one in (process, *process.children(recursive=True)))
 
-    @contextlib.contextmanager
-    def shown_to(self, watch):
-        """Call ``watch`` twice a second, in a thread, for the length of a with block; a reason stops the kernel."""
-        over = threading.Event()
+    def run(self):
+        """Show the state to the watch, again and again."""
+        while not self.over.wait(INTERVAL):
+            epochs = [(event["epoch"], event["epochs"]) for event in self.events()[self.earlier :] if "epoch" in event]
+            self.epoch, self.epochs = epochs[-1] if epochs else (0, 0)
+            self.seconds = time.monotonic() - self.began
+            self.share = (max(self.cell - 1, 0) + self.epoch / max(self.epochs, 1)) / self.cells
+            self.reason = self.reason or self.watch(self)
+            if self.reason:
+                with contextlib.suppress(psutil.Error, AttributeError):  # there is none before it has started
+                    psutil.Process(self.kernel.provisioner.pid).kill()  # however busy it is
 
-        def look():
-            while not over.wait(INTERVAL):
-                epochs = [(event["epoch"], event["epochs"]) for event in self.events(self.offset) if "epoch" in event]
-                self.epoch, self.epochs = epochs[-1] if epochs else (0, 0)
-                self.seconds = time.monotonic() - self.began
-                self.share = (max(self.cell - 1, 0) + self.epoch / max(self.epochs, 1)) / self.cells
-                self.reason = self.reason or watch(self)
-                if self.reason:
-                    self.cell_ended()
-                    with contextlib.suppress(psutil.Error, AttributeError):  # there is none before it has started
-                        psutil.Process(self.kernel.provisioner.pid).kill()  # however busy it is
-
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def events(self, start=0):
-        """Return what `busilib.cache.report` wrote, after the first ``start`` events: a list of dicts."""
+    def events(self):
+        """Return what `busilib.cache.report` wrote: a list of dicts."""
         text = self.report.read_text(encoding="utf-8") if self.report.exists() else ""
-        return [json.loads(line) for line in text.split("\n")[start:-1]]  # the last line is not whole yet
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last line is not whole yet
 
 
 def run(names=(), out="runs/quick", given=None):
@@ -254,16 +225,6 @@ def _draw(line, name, at):
     line.refresh()
 
 
-# nbconvert's own template drops a picture's alternative text, and loads scripts from elsewhere.
-_TEMPLATE = """{%- extends "index.html.j2" -%}
-{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
-{% block data_png scoped %}{% set alt = output | get_metadata("alt", "image/png") %}
-<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
-<img {% if alt %}alt="{{ alt | e }}" {% endif %}src="data:image/png;base64,{{ output.data["image/png"] | e }}">
-</div>{% endblock data_png %}"""
-
-
 def page(notebook):
     """Write an executed notebook as a web page beside it; return its path."""
     target = Path(notebook).with_suffix(".html")
@@ -272,13 +233,17 @@ def page(notebook):
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown as nbconvert renders it, but with formulas as MathML."""
+    """Markdown as nbconvert renders it, but with formulas as MathML, which browsers show by themselves."""
 
-    def inline_math(self, body):
-        return mathml(body)
+    def inline_math(self, body, display="inline"):
+        """Return a formula in TeX as MathML; as it stands when it cannot be read."""
+        try:
+            return converter.convert(body, display=display)
+        except Exception:  # its errors have no base in common
+            return f"<code>{html.escape(body)}</code>"
 
     def block_math(self, body):
-        return mathml(body, "block")
+        return self.inline_math(body, "block")
 
 
 # What the text cells of a submission may hold: nbconvert's own list knows neither headings nor formulas.
@@ -290,47 +255,25 @@ _ATTRIBUTES = {"*": ["id", "class", "display", "stretchy"], "a": ["href"]}
 def html_page(notebook, name, sanitize=False):
     """Return a notebook as a web page (str) that needs no network: pictures with descriptions, formulas as MathML.
 
-    ``sanitize``: keep only plain text markup of its text cells, no script, no picture from elsewhere.
+    ``sanitize``: keep only plain text markup of its text cells, text and pictures of its outputs, and no script.
     """
-    exporter = HTMLExporter(template_name="lab", raw_template=_TEMPLATE, sanitize_html=sanitize)
+    shown = {"NbConvertBase": {"display_data_priority": ["image/png", "text/plain"]}} if sanitize else {}
+    template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
+    exporter = HTMLExporter(Config(shown), template_name="lab", raw_template=template, sanitize_html=sanitize)
     exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(_Renderer(escape=False)).render(text))
     clean = partial(bleach.clean, tags=set(_TAGS.split()), attributes=_ATTRIBUTES, strip=True)
     exporter.register_filter("clean_html", clean)
     return exporter.from_notebook_node(notebook, {"metadata": {"name": name}})[0]
 
 
-def mathml(tex, display="inline"):
-    """Return a formula in TeX as MathML, which browsers show by themselves; as it stands when it cannot be read."""
-    from latex2mathml import converter
-
-    try:
-        return converter.convert(tex, display=display)
-    except Exception:  # its errors have no base in common
-        return f"<code>{html.escape(tex)}</code>"
-
-
-_INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>busi-notebooks: executed lessons</title>
-<style>body{font:17px/1.5 sans-serif;max-width:46em;margin:3em auto;padding:0 1em}
-td,th{text-align:left;padding:.4em 1em .4em 0;border-bottom:1px solid #ccc}</style>
-<h1>Executed lessons</h1><p>For teaching and research, not for diagnosis.</p>
-<table><tr><th>lesson</th><th>time</th><th>state</th></tr>ROWS</table></html>
-"""
-
-
 def index(executions, out):
     """Write index.html: the executed lessons, their pages, seconds, and what went wrong."""
-    rows = "".join(
-        f'<tr><td><a href="{item.output.stem}.html">{title(item.lesson)}</a></td><td>{item.seconds:.0f} s</td>'
-        f"<td>{'finished' if item.error is None else 'failed: ' + html.escape(item.error)}</td></tr>"
-        for item in executions
-    )
-    (Path(out) / "index.html").write_text(_INDEX.replace("ROWS", rows), encoding="utf-8")
-
-
-def title(notebook):
-    """Return a lesson's title: the first heading in it."""
-    heading = re.search(r"^# (.+)$", nbformat.read(notebook, as_version=4).cells[0].source, re.MULTILINE)
-    return html.escape(heading.group(1)) if heading else Path(notebook).stem
+    text = "# Executed lessons\n\nFor teaching and research, not for diagnosis.\n\n| lesson | time | state |\n|-|-|-|\n"
+    for item in executions:
+        state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
+        text += f"| [{item.lesson.stem}]({item.output.stem}.html) | {item.seconds:.0f} s | {state} |\n"
+    whole = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    (out / "index.html").write_text(html_page(whole, "Executed lessons"), encoding="utf-8")
 
 
 def refresh(names=()):
@@ -369,6 +312,5 @@ def tidy(notebook):
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = {"tags": tags} if tags else {}
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
     return relink(notebook)

@@ -39,7 +39,8 @@ def repeat(file, dataset=None, weights=None, folder="runs/repeated"):
 
 def _train(info, dataset, file, folder):
     try:
-        recipe, scans, first = _recipe(info), _scans(info["dataset"], dataset), info["started_from"]
+        recipe = runs.recipe_of(info) if info["recipe"]["name"] in PAPERS else comparators.get(**info["recipe"])
+        scans, first = _scans(info["dataset"], dataset), info["started_from"]
         split = _split(info["split"], scans)
     except (KeyError, TypeError) as error:
         raise RunError(f"Another version wrote this run.json, and this one cannot repeat it: {error}") from error
@@ -47,13 +48,6 @@ def _train(info, dataset, file, folder):
     start = _train(first, dataset, file, folder) if first else None
     weights = None if start else _weights(info["weights"], recipe, file)
     return runs.find_or_train(recipe, scans, split, weights=weights, seed=info["seed"], start=start, runs=folder)
-
-
-def _recipe(info):
-    """Return the Recipe, or the comparator, that a run.json tells of."""
-    if info["recipe"]["name"] in PAPERS:
-        return runs.recipe_of(info)
-    return comparators.get(**info["recipe"])
 
 
 def _scans(identity, dataset):

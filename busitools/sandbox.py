@@ -1,8 +1,8 @@
 """A box for code that nobody has read: own processes, no network, nothing writable outside one folder, limits.
 
 Linux only, by bubblewrap (``bwrap``). A Jupyter kernel starts in it by its spec:
-``python -m busitools.sandbox BOX CONNECTION_FILE`` makes the box, starts IPython's kernel inside, and watches what it
-uses.
+``python -m busitools.sandbox LIMITS CONNECTION_FILE`` makes the box, starts IPython's kernel inside, and watches what
+it uses.
 
 What the sandbox does not stop: code that runs in the same kernel as its own tests can patch Python and fake a pass, and
 it can look at a hidden test while that runs (nothing that it then prints or writes comes out). Whoever reads the
@@ -27,7 +27,6 @@ import busilib
 from busilib.errors import ClassroomError
 
 REMAINS = __doc__[__doc__.index("What the sandbox does not stop") :].strip()
-USER = 61000  # the number of the first user that a box runs as, when the teacher is root
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,15 @@ def check():
     """Raise ClassroomError, with the reason, unless a box works here."""
     reason = "bubblewrap is not installed"
     if shutil.which("bwrap"):
-        with tempfile.TemporaryDirectory(prefix="busi-box-") as place:
-            os.chmod(place, 0o755)
-            folder = make_folder(Path(place) / "inside", USER)
-            line = command(folder, [sys.executable, "-c", "import busilib, ipykernel"], USER, Limits())
+        with tempfile.TemporaryDirectory(prefix="busi-box-") as folder:
+            line = command(folder, [sys.executable, "-c", "import busilib, ipykernel"], Limits())
             done = subprocess.run(line, env=environment(folder), capture_output=True, text=True, timeout=60)
         reason = done.returncode and f"{done.stderr}, exit status {done.returncode}"
     if reason:
         raise ClassroomError(
-            f"No sandbox here ({reason}). Submissions are code that nobody has read: grade them on Linux with "
-            "bubblewrap (apt install bubblewrap), or in a machine that you can throw away. With --trusted they run as "
-            "you, with your files and your network; only time and output are limited then."
+            f"No sandbox here ({reason}), and submissions are code that nobody has read: grade on Linux with bwrap "
+            "(apt install bubblewrap), or, with --trusted, where they may do all that you may."
         )
-
-
-def make_folder(path, user):
-    """Make the one folder that a box may write to, owned by the user number that the box runs as; return its Path."""
-    path.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(path, user, user)
-    return path
 
 
 # No history file: the folder is thrown away.
@@ -73,13 +61,12 @@ KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 KERNEL += ["--HistoryManager.enabled=False", "--IPKernelApp.log_level=ERROR"]
 
 
-def kernel_spec(trusted, user, limits):
+def kernel_spec(trusted, limits):
     """Return the kernel spec (dict) of a Python kernel in a box, or without one when it is ``trusted``.
 
-    The folder of the connection file is the one that the box can write to; `make_folder` makes it.
+    The folder of the connection file is the one that the box can write to.
     """
-    box = json.dumps({"user": user, "limits": asdict(limits)})
-    boxed = [sys.executable, "-m", "busitools.sandbox", box, "{connection_file}"]
+    boxed = [sys.executable, "-m", "busitools.sandbox", json.dumps(asdict(limits)), "{connection_file}"]
     return {"argv": KERNEL if trusted else boxed, "display_name": "Submission", "language": "python"}
 
 
@@ -94,12 +81,9 @@ def environment(folder):
     return dict.fromkeys(THREADS, "1") | {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin",
         "PYTHONPATH": os.pathsep.join([str(Path(busilib.__file__).parents[1]), *_packages()]),
-        "LANG": "C.UTF-8",
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "BUSILIB_PROGRESS": "0",
         "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **{"LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder)},
+        **{"BUSILIB_PROGRESS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"},
     }
 
 
@@ -108,39 +92,27 @@ def _packages():
     return [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
 
 
-def command(folder, inside, user, limits):
-    """Return the command line that runs ``inside`` (a list) in a box.
+def command(folder, inside, limits):
+    """Return the command line that runs ``inside`` (a list) in a box, as the teacher but without any privilege.
 
-    ``folder`` is the one place to write. ``user``: the number that the box runs as when the teacher is root; an
-    ordinary teacher's box runs as the teacher, without any privilege.
+    ``folder`` is the one place to write.
     """
-    line = "bwrap --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --hostname exercise"
-    line = [*line.split(), "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
-    readable = [*SYSTEM, sys.base_prefix, sys.prefix, *_packages(), os.path.dirname(busilib.__file__)]
-    above = {str(parent) for place in [*readable, folder] for parent in Path(place).parents} - {"/"}
-    for place in sorted(above):
-        line += ["--perms", "0755", "--dir", place]  # bubblewrap would make it for root's eyes only
-    for place in readable:
+    line = "bwrap --unshare-user --uid 61000 --gid 61000 --unshare-pid --unshare-net --unshare-ipc --unshare-uts "
+    line += "--unshare-cgroup-try --cap-drop ALL --hostname exercise --die-with-parent --new-session --proc /proc "
+    line = [*line.split(), "--dev", "/dev"]
+    for place in [*SYSTEM, sys.base_prefix, sys.prefix, *_packages(), os.path.dirname(busilib.__file__)]:
         line += ["--ro-bind-try", place, place]
     line += ["--bind", str(folder), str(folder), "--chdir", str(folder), "--remount-ro", "/dev", "--remount-ro", "/"]
-    if os.geteuid() == 0:
-        line += ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--clear-groups"]
-        line += [f"--reuid={user}", f"--regid={user}"]
-    else:
-        line.insert(1, "--unshare-user")
     # Libraries reserve 2 GB of address space and more than they use; what is used is watched by `main`.
     line += ["prlimit", f"--as={(3 * limits.memory + 4) * 10**9}", f"--cpu={2 * limits.total}", "--core=0"]
     return [*line, f"--fsize={limits.disk}", f"--nproc={limits.processes}", *inside]
 
 
-def main(box, connection):
+def main(limits, connection):
     """Run a kernel in a box until it ends or uses too much; then the reason is written into FOLDER.reason."""
-    box, folder, teacher = json.loads(box), Path(connection).parent, os.getppid()
-    limits = Limits(**box["limits"])
-    if os.geteuid() == 0:
-        os.chown(connection, box["user"], box["user"])
+    limits, folder, teacher = Limits(**json.loads(limits)), Path(connection).parent, os.getppid()
     inside = [part.format(connection_file=connection) for part in KERNEL]
-    line, nothing = command(folder, inside, box["user"], limits), subprocess.DEVNULL
+    line, nothing = command(folder, inside, limits), subprocess.DEVNULL
     with subprocess.Popen(line, env=environment(folder), stdin=nothing, stdout=nothing, stderr=nothing) as kernel:
         while kernel.poll() is None:
             reason = _too_much(kernel.pid, folder, limits)
@@ -154,17 +126,16 @@ def main(box, connection):
 
 def _too_much(pid, folder, limits):
     """Return why a box must be killed, None while it keeps to its limits."""
-    used = written = 0
-    for process in psutil.Process(pid).children(recursive=True):
+    used, processes = 0, psutil.Process(pid).children(recursive=True)
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
             used += process.memory_info().rss
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):  # just removed
-                written += os.lstat(os.path.join(place, name)).st_size
+    if len(processes) > limits.processes:  # the kernel's own limit does not hold for root
+        return f"it started more than {limits.processes} processes"
+    written = subprocess.run(["du", "-sb", folder], capture_output=True, text=True).stdout.split()[0]
     if used > limits.memory * 10**9:
         return f"it used more than {limits.memory} GB of memory"
-    return f"it wrote more than {limits.disk // 10**6} MB" if written > limits.disk else None
+    return f"it wrote more than {limits.disk // 10**6} MB" if int(written) > limits.disk else None
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from pathlib import Path
 import joblib
 import nbformat
 import pandas as pd
+import yaml
+from distributed import Client
 from filelock import FileLock, Timeout
 
 from busilib import runs
@@ -35,13 +37,7 @@ from busilib.cache import bar, cache_dir, write_file, write_folder
 from busilib.errors import LessonError
 from busitools import notebooks
 
-try:
-    import yaml
-    from distributed import Client
-except ModuleNotFoundError as error:
-    raise LessonError(f"Sweeps need {error.name}: pip install 'busi-notebooks[sweep]'") from error
-
-KEYS = ("lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm")
+KEYS = {"lessons", "parameters", "seeds", "folds", "runs", "minutes", "slurm"}
 FAILED = "failed"
 LOST = "the scheduler was lost; start it again and give the same command: it goes on from here"
 # Read by BLAS and oneDNN, TensorFlow and JAX. A Dask nanny sets OMP_NUM_THREADS=1 for all that it starts.
@@ -67,8 +63,7 @@ class Plan:
         folder = self.out / self.name
         if folder.is_dir():
             info = json.loads((folder / "execution.json").read_text(encoding="utf-8"))
-            output = folder / self.lesson.name
-            return notebooks.Execution(self.lesson, output, info["seconds"], None, tuple(info["runs"]))
+            return notebooks.Execution(self.lesson, folder / self.lesson.name, info["seconds"])
 
     def failed(self, error, seconds=0.0):
         """Return the Execution of a plan that failed."""
@@ -94,19 +89,9 @@ def read(grid):
             grid = yaml.safe_load(Path(grid).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise LessonError(f"{error}. A grid to begin with: docs/examples/sweep_quick.yaml") from error
-    _check("grid", grid, KEYS)
-    if not grid.get("lessons") and (not grid.get("runs") or any(grid.get(key) for key in KEYS[1:4])):
-        raise LessonError("The grid needs 'lessons' that take its parameters, or 'runs' alone")
+    if not isinstance(grid, dict) or grid.keys() - KEYS or not isinstance(grid.get("parameters", {}), dict):
+        raise LessonError(f"A grid has {', '.join(KEYS)}, and its parameters are names with values; not {grid!r}")
     return grid
-
-
-def _check(what, given, names=None):
-    """Return ``given``; raise LessonError unless it is a dict with no other keys than ``names`` (None: any)."""
-    if not isinstance(given, dict):
-        raise LessonError(f"The {what} must hold names with values, not {given!r}")
-    if names and given.keys() - names:
-        raise LessonError(f"The {what} has no {', '.join(given.keys() - names)}. It has: {', '.join(names)}")
-    return given
 
 
 def combinations(grid):
@@ -116,14 +101,12 @@ def combinations(grid):
     but 0, so the others are asked for only with "clean".
     """
     grid, asked = read(grid), {}
-    axes = _check("parameters", grid.get("parameters") or {})
-    short = {name: grid[key] for key, name in (("seeds", "SEED"), ("folds", "FOLD")) if key in grid}
-    if axes.keys() & short:
-        raise LessonError("The grid gives both 'seeds' and the parameter SEED, or 'folds' and FOLD: choose one")
-    blocks = [axes | short | {"lesson": grid["lessons"]}] if grid.get("lessons") else []
-    for block in [*blocks, *(grid.get("runs") or [])]:
-        names = _list(_check("run", block).get("lesson"))
-        chosen = notebooks.lessons([str(name).zfill(2) for name in names])  # YAML reads 03 as the number 3
+    names = {"lessons": "lesson", "seeds": "SEED", "folds": "FOLD"}
+    product = grid.get("parameters", {}) | {name: grid[key] for key, name in names.items() if key in grid}
+    for block in [*([product] if product else []), *grid.get("runs", [])]:
+        if "lesson" not in block:
+            raise LessonError("The grid needs 'lessons' that take its parameters, or 'runs' alone with a lesson each")
+        chosen = notebooks.lessons([str(name).zfill(2) for name in _list(block["lesson"])])  # YAML reads 03 as 3
         values = {name: _list(value) for name, value in block.items() if name != "lesson"}
         for path, used in notebooks.share(values, chosen).items():
             for combination in itertools.product(*used.values()):
@@ -140,11 +123,10 @@ def _list(values):
 
 def plans(grid, out):
     """Return the Plans of a grid; nothing is written."""
-    minutes, todo = float(read(grid).get("minutes") or "inf"), []
+    minutes, todo = float(read(grid).get("minutes", "inf")), []
     env = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     for path, given in combinations(grid):
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        code = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         # All parameters count, those left as they are too: a default may be another tomorrow.
         parts = json.dumps([path.stem, notebooks.parameters(path) | given, code, runs.CODE, env], sort_keys=True)
         name = f"{path.stem.split('_')[0][:20]}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
@@ -168,8 +150,8 @@ def carry_out(plan):
             output = working / plan.lesson.name
             done = notebooks.execute(plan.lesson, output, given, watch=plan.over, env=env, cwd=plan.cwd)
             about = {"lesson": plan.lesson.stem, "parameters": plan.parameters, "seconds": round(done.seconds, 1)}
-            about |= {"error": done.error, "runs": done.runs}
-            (working / "execution.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(about | {"error": done.error}, indent=1)
+            (working / "execution.json").write_text(text + "\n", encoding="utf-8")
             shutil.rmtree(failed, ignore_errors=True)
             if done.error is not None:
                 shutil.rmtree(working / "runs", ignore_errors=True)  # large, and trained again anyway
@@ -258,7 +240,7 @@ def sweep(grid, out="runs/sweep", *, executor=None, workers=None, scheduler=None
 
 def tidy(out):
     """Remove from a sweep's folder what was cut short."""
-    for left in [*out.glob(".running-????????"), *out.glob(".*-????????????-????????")]:
+    for left in out.glob(".*-????????"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -324,7 +306,7 @@ def slurm_cluster(grid):
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the import has put another one in its place
     cluster = SLURMCluster(**_job(grid), scheduler_options={"dashboard_address": "127.0.0.1:0"})
-    cluster.adapt(minimum=0, maximum_jobs=(grid.get("slurm") or {}).get("jobs", 4))
+    cluster.adapt(minimum=0, maximum_jobs=read(grid).get("slurm", {}).get("jobs", 4))
     return cluster
 
 
@@ -340,7 +322,7 @@ def job_script(grid):
 
 def _job(grid):
     """Return what a SLURM job asks for, in dask_jobqueue's words."""
-    asked = {"job_cpu": 4, "memory": "16GB", "walltime": "04:00:00"} | (read(grid).get("slurm") or {})
+    asked = {"job_cpu": 4, "memory": "16GB", "walltime": "04:00:00"} | read(grid).get("slurm", {})
     asked.pop("jobs", None)
     # joblib.cpu_count() then says so many, on clusters too that do not bind a job to its cores
     prologue = [f"export LOKY_MAX_CPU_COUNT={asked['job_cpu']}", *asked.pop("job_script_prologue", [])]

@@ -14,17 +14,17 @@ def test_run_hands_everything_on_and_says_so_as_each_lesson_ends(monkeypatch, ca
 
     def run(names, out, given):
         asked.update(names=names, out=out, given=given)
-        yield notebooks.Execution(Path("03_x.ipynb"), Path("o"), 41.4, processor=72.6)
+        yield notebooks.Execution(Path("03_x.ipynb"), Path("o/03_x.ipynb"), 41.4, processor=72.6)
         so_far.append(capsys.readouterr().out)
-        yield notebooks.Execution(Path("04_y.ipynb"), Path("o"), 1.0, "cell 4: ValueError: no")
+        yield notebooks.Execution(Path("04_y.ipynb"), Path("o/04_y.ipynb"), 1.0, "cell 4: ValueError: no")
 
     monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["run", "03", "04", "-p", "SEED", "-3", "-p", "DATASET", "2024_05", "--out", "there"]) == 1
     assert asked == {"names": ("03", "04"), "out": "there", "given": {"SEED": "-3", "DATASET": "2024_05"}}
-    assert so_far[0].split() == "03_x 41 s 73 s of processor time ok".split()
+    assert so_far[0].split() == "o/03_x 41 s 73 s of processor time ok".split()
     out = capsys.readouterr().out
-    assert "FAILED in cell 4: ValueError: no" in out
-    assert "1 of 2 lessons finished. Read them: open there/index.html in a browser." in out
+    assert "FAILED: cell 4: ValueError: no" in out
+    assert "1 of 2 finished. Read them: open there/index.html in a browser." in out
 
 
 @pytest.mark.parametrize("error", [LessonError("Lesson '9' does not exist."), ValueError("PROFILE 'x' does not exist")])

@@ -58,15 +58,13 @@ def test_parameters_are_read(lesson, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"SEEDS": 1}, "01_one has no parameter SEEDS. Did you mean SEED.? It has: DATASET, SEED, RATE"),
-        ({"seed": 1}, "has no parameter seed. Did you mean SEED"),
+        ({"SEEDS": 1}, "01_one has no parameter SEEDS. It has: DATASET, SEED, RATE"),
+        ({"seed": 1}, "has no parameter seed. It has: DATASET"),
         ({"XYZXYZ": 1}, "has no parameter XYZXYZ. It has: DATASET"),
-        ({"SEED": "one"}, "01_one: SEED = 'one' is of type str; it must be int, like 0"),
-        ({"SEED": 1.0}, "it must be int, like 0"),
-        ({"SEED": True}, "SEED = True is of type bool; it must be int"),
-        ({"RATE": True}, "RATE = True is of type bool; it must be float"),
-        ({"SHUFFLE": 1}, "it must be bool, like True"),
-        ({"DATASET": 7}, "it must be str, like 'phantom'"),
+        ({"SEED": "one"}, "SEED is 'one'; it must be a whole number, 0 or more"),
+        ({"SEED": 1.0}, "SEED is 1.0; it must be a whole number"),
+        ({"SEED": True}, "SEED is True; it must be a whole number"),
+        ({"DATASET": 7}, "DATASET is 7; it must be a text"),
         ({"SEED": -1}, "SEED is -1; it must be a whole number, 0 or more"),
     ],
 )
@@ -79,9 +77,8 @@ def test_wrong_parameters_are_refused_before_the_start(given, message, lesson, n
 
 
 def test_right_parameters_pass(lesson):
-    checked = notebooks.check_parameters(lesson, {"RATE": 1, "SEED": 3, "ANY": "any", "DATASET": "busi"})
-    assert checked == {"RATE": 1.0, "SEED": 3, "ANY": "any", "DATASET": "busi"}
-    assert isinstance(checked["RATE"], float) and isinstance(checked["SEED"], int)
+    given = {"RATE": 1, "SEED": 3, "ANY": "any", "DATASET": "busi"}
+    assert notebooks.check_parameters(lesson, given) == given
 
 
 def test_lessons_are_found_by_number_name_and_path(folder, tmp_path):
@@ -97,9 +94,9 @@ def test_lessons_are_found_by_number_name_and_path(folder, tmp_path):
 def test_a_parameter_that_no_lesson_has_stops_the_whole_run(folder, no_kernel):
     notebook(folder / "01_one.ipynb")
     notebook(folder / "02_two.ipynb", parameters="SEED = 0")
-    with pytest.raises(LessonError, match="no parameter RATES. Did you mean RATE"):
+    with pytest.raises(LessonError, match="no parameter RATES. It has"):
         list(notebooks.run(out=folder / "out", given={"RATES": "1"}))
-    with pytest.raises(LessonError, match="02_two: SEED = 'x' is of type str"):
+    with pytest.raises(LessonError, match="SEED is 'x'; it must be a whole number"):
         list(notebooks.run(["02"], out=folder / "out", given={"SEED": "x"}))
     assert not (folder / "out").exists()
 
@@ -141,13 +138,12 @@ def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
     assert good.error is None and good.seconds > 0
     assert good.processor > 0.7  # what the kernel started is counted
     assert bad.error in ("cell 3: ValueError: a < b", "cell 4: ValueError: a < b")  # papermill adds a cell of its own
-    assert "a < b" in (out / "02_bad.traceback.txt").read_text(encoding="utf-8")
     texts = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.ipynb")}
-    assert "SEED=4 RATE=2.0 DATASET='2024_05'" in texts["01_good"]
+    assert "SEED=4 RATE=2 DATASET='2024_05'" in texts["01_good"]
     assert "before" in texts["02_bad"] and "a < b" in texts["02_bad"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "failed: cell" in page and "ValueError: a &lt; b" in page and page.count("finished") == 1
-    assert 'href="02_bad.html">Lesson 02_bad &amp; more</a>' in page
+    assert 'href="02_bad.html">02_bad</a>' in page
     assert {path.name for path in out.glob("*.html")} == {"index.html", "01_good.html", "02_bad.html"}
     assert "Warning" not in capfd.readouterr().err
 
@@ -165,7 +161,6 @@ def test_a_watch_sees_cell_and_epoch_and_may_stop_the_kernel(lesson, tmp_path):
     done = notebooks.execute(slow, tmp_path / "out.ipynb", watch=watch, env={"MORE": "1"}, cwd=tmp_path)
     assert done.error == "it took too long" and (tmp_path / "here").exists()
     assert seen[-1] == (3, 3, 2, 4, pytest.approx(2.5 / 3))
-    assert "it took too long" in (tmp_path / "out.traceback.txt").read_text(encoding="utf-8")
 
 
 def test_a_kernel_that_dies_is_an_error_of_the_lesson(tmp_path):
@@ -189,7 +184,11 @@ def test_a_page_needs_no_network_and_shows_formulas_and_descriptions():
 
 def test_a_page_of_a_submission_has_formulas_but_nothing_that_runs():
     text = "$\\frac12$ $\\text{<script>a()</script>}$ $\\href{javascript:a()}{x}$ <script>b()</script> # one"
-    page = notebooks.html_page(new_notebook(cells=[new_markdown_cell(text)]), "One", sanitize=True)
+    script = "<script>c()</script>"
+    shown = {"text/html": script, "application/javascript": "c()", "text/vnd.mermaid": script, "text/plain": "plain"}
+    code = new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", shown)])
+    page = notebooks.html_page(new_notebook(cells=[new_markdown_cell(text), code]), "One", sanitize=True)
+    assert "plain" in page and "c()" not in page
     assert "<mfrac>" in page and "<script" not in page and "javascript" not in page
 
 

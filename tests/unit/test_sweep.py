@@ -113,7 +113,6 @@ def asked(grid):
 def test_a_grid_is_the_product_of_its_axes_each_combination_once(lesson, tmp_path):
     grid = {"lessons": lesson, "parameters": {"RATE": [0.1, 1], "MODE": "ok"}, "seeds": [0, 1, 2, 2]}
     assert len(asked(grid)) == 6 and {"RATE": 1.0, "MODE": "ok", "SEED": 2} in asked(grid)
-    assert all(isinstance(one["RATE"], float) for one in asked(grid))
     bare = notebook(tmp_path / "78_bare.ipynb", parameters="SEED = 0")  # has no RATE
     lessons = [path.stem for path, _ in sweep.combinations(grid | {"lessons": [lesson, bare], "seeds": 1})]
     assert lessons == ["77_tiny", "77_tiny", "78_bare"]
@@ -140,14 +139,13 @@ def test_the_example_in_the_documentation_is_right():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"lesson": ["77"]}, "The grid has no lesson. It has: lessons"),
+        ({"lesson": ["77"]}, "A grid has "),
         ({"runs": [{"lesson": "LESSON"}], "seeds": [1]}, "The grid needs 'lessons' that take its parameters"),
-        ({"lessons": ["LESSON"], "seeds": [1], "parameters": {"SEED": 2}}, "both 'seeds' and the parameter SEED"),
-        ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. Did you mean RATE?"),
-        ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED = True is of type bool"),
+        ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. It has"),
+        ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED is True; it must be a whole number"),
         ({"lessons": ["99"]}, "Lesson '99' does not exist"),
-        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "The parameters must hold names with values"),
-        ({"runs": ["LESSON"]}, "The run must hold names with values"),
+        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "its parameters are names with values"),
+        ({"runs": ["LESSON"]}, "'runs' alone with a lesson each"),
         ("none.yaml", "A grid to begin with: docs"),
     ],
 )
@@ -186,7 +184,7 @@ def test_every_fault_is_reported_and_the_rest_goes_on(grid, place, tmp_path):
     failed = executions[1].output.parent
     assert failed.parent == out / "failed"
     files = sorted(file.name for file in failed.iterdir())
-    assert files == ["77_tiny.ipynb", "77_tiny.traceback.txt", "execution.json"]
+    assert files == ["77_tiny.ipynb", "execution.json"]
     table = pd.read_csv(out / "executions.csv").set_index("MODE")
     assert table["state"].to_dict() == {mode: "failed" if error else "finished" for mode, error in errors.items()}
     assert hidden(out) == []
@@ -223,7 +221,7 @@ def test_a_refused_sweep_and_a_dry_run_write_nothing(grid, lesson, pool, tmp_pat
     for folder in ("out", "new"):
         assert cli.main(["sweep", str(file), "--out", folder, "--dry-run", "--slurm"]) == 0
         shown = capsys.readouterr().out
-        assert "MODE='raise'" in shown and "2 executions, 0 of them finished" in shown and "#SBATCH -p short" in shown
+        assert "MODE='raise'" in shown and shown.count("to do") == 2 and "#SBATCH -p short" in shown
     assert content() == before and not (tmp_path / "new").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["sweep", str(file), "--out", "new", "--slurm"]) == 1
@@ -283,7 +281,7 @@ def busi(grid, tmp_path, *options):
 def check_that_it_goes_on(grid, place, tmp_path):
     """Give the command again after one execution was finished and one stopped: only the latter is done."""
     with busi(grid, tmp_path) as again:
-        assert "2 of 2 executions are finished" in again.communicate()[0]
+        assert "2 of 2 finished" in again.communicate()[0]
     assert len(begun(place, "ok")) == 1 and len(begun(place, "wait")) == 2
 
 
@@ -336,7 +334,7 @@ def test_a_worker_killed_in_the_middle_of_a_cluster(grid, cluster, place, tmp_pa
         until(lambda: len(alive(place)) == 1)
         (place / "go").touch()
         output, _ = running.communicate()
-    assert running.returncode == 0 and "3 of 3 executions are finished" in output, output
+    assert running.returncode == 0 and "3 of 3 finished" in output, output
     assert len(begun(place, "go")) == 4  # one of them was cut short
 
 
@@ -346,7 +344,7 @@ def test_a_lost_scheduler_is_reported_and_the_rest_is_done_elsewhere(grid, clust
         until(lambda: begun(place, "wait") and list((tmp_path / "out").glob("77-*")))
         scheduler.kill()
         output, _ = running.communicate()
-        assert running.returncode == 1 and "the scheduler was lost" in output and "1 of 2" in output, output
+        assert running.returncode == 1 and "the scheduler was lost" in output and "1 of 2 finished" in output, output
         until(lambda: not alive(place))
     check_that_it_goes_on(grid("ok", "wait"), place, tmp_path)
 
