@@ -106,7 +106,9 @@ def _list(root):
     unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
     what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
     paths = [path for folder in folders if folder.name in CLASSES for path in _visible(folder)]
-    problems = dict.fromkeys(unknown, what) | {path: what for path in paths if (what := _wrong_name(path))}
+    stray = [entry for entry in _visible(root) if entry.suffix.lower() == ".png"]
+    problems = dict.fromkeys(unknown, what) | dict.fromkeys(stray, "an image outside the class folders. Move it.")
+    problems |= {path: what for path in paths if (what := _wrong_name(path))}
     paths = [path for path in paths if path not in problems]
     if not paths and not problems:
         raise DataError(f"{root} holds no images at all. Put PNG files into {', '.join(CLASSES)}.")
