@@ -1,7 +1,7 @@
 """Many executions of lessons: a grid, whoever carries them out, and one folder for each execution.
 
 OUT/NAME/         a finished execution: execution.json, the executed notebook, and in runs/ the runs that it trained
-OUT/failed/NAME/  one that failed: execution.json, the notebook as far as it came, the traceback
+OUT/failed/NAME/  one that failed: execution.json, the notebook as far as it came, with the traceback
 OUT/lessons/      the lessons as they were when the sweep started; executions.csv: one row per execution
 
 NAME is the lesson's number and a hash of its parameters and code. A folder that exists is finished and is not done

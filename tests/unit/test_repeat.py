@@ -72,7 +72,7 @@ def test_a_comparator_is_repeated(name, scans, tmp_path):
         ({"split": {"sha256": "0"}}, "Its split cannot be had again, .* not the same: clean, fold 2 of 5"),
         ({"split": {"seed": 4}}, "Its split cannot be had again"),
         ({"split": {"sha256": "0", "name": "clean, 25 %"}}, "Its split cannot be had again, .*: clean, 25 %"),
-        ({"split": {"protocol": "leaks"}}, "'A' with protocol 'leaks': choose"),
+        ({"split": {"protocol": "leaks"}}, "with protocol 'leaks': choose 'A' or 'B'"),
         ({"weights": {"kind": "file"}}, "needs the file of its weights"),
         (
             {"weights": {"kind": "phantom", "sha256": "0", "sentence": "S."}},
