@@ -16,14 +16,13 @@ def main(arguments=None):
         error.show()
         return 2
     except (BusiError, ValueError) as error:
-        print(f"busi: {error}", file=sys.stderr)
-        return 1
+        words, status = error, 1
     except ModuleNotFoundError as error:
-        print(f"busi: this needs {error.name}: pip install 'busi-notebooks[sweep,teacher]'", file=sys.stderr)
-        return 1
+        words, status = f"this needs {error.name}: pip install 'busi-notebooks[sweep,teacher]'", 1
     except click.Abort:
-        print("busi: stopped", file=sys.stderr)
-        return 130
+        words, status = "stopped", 130
+    print(f"busi: {words}", file=sys.stderr)
+    return status
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -65,10 +64,7 @@ def _tell(executions, ending):
     for item in executions:
         processor = "" if item.processor is None else f"{item.processor:6.0f} s of processor time"
         state = "ok" if item.error is None else f"FAILED: {item.error}"
-        print(
-            f"{item.output.parent.name + '/' + item.lesson.stem:<42} {item.seconds:6.0f} s {processor}   {state}",
-            flush=True,
-        )
+        print(f"{item.lesson.stem:<36} {item.seconds:6.0f} s {processor}   {state}   {item.output}", flush=True)
         errors.append(item.error)
     print(f"{errors.count(None)} of {len(errors)} finished. {ending}")
     return int(any(errors))
@@ -117,9 +113,8 @@ def _collect(folder, plot, measure):
               f"validation {best['validation_accuracy']:.3f}, test {best['test_accuracy']:.3f}")  # fmt: skip
     files = runs.write_table(table, folder)
     if plot:
-        files.append(Path(folder) / "plot.png")
         picture = figures.by_parameter(table, runs.means(table, [measure], by=["protocol", plot]), plot, measure)
-        files[-1].write_bytes(picture.png)
+        (Path(folder) / "plot.png").write_bytes(picture.png)
         print(picture.description)
     print(f"{len(table)} runs: " + ", ".join(map(str, files)))
 
@@ -178,11 +173,8 @@ def _grade(submissions, out, solutions, seconds, memory, jobs, trusted):
     from busitools import grading, sandbox
 
     limits, out = sandbox.Limits(seconds=seconds, total=5 * seconds, memory=memory), Path(out)
-    grades = grading.grade(submissions, out, solutions, trusted=trusted, limits=limits, jobs=jobs)
-    for one in grades:
-        print(f"{one.student:<24} {one.exercise:<3} {one.points:5g} of {one.of:<4g} {'; '.join(one.remarks)}")
-    print(f"{len(grades)} submissions. Table: {out}. Pages: {out.with_name(out.stem + '_feedback')}")
-    print("WITHOUT a sandbox." if trusted else sandbox.REMAINS)
+    grading.grade(submissions, out, solutions, trusted=trusted, limits=limits, jobs=jobs)
+    print(out.with_suffix(".log").read_text(encoding="utf-8"))
 
 
 @_data.command("get")

@@ -40,10 +40,7 @@ from busilib.cache import bar, write_file
 from busilib.errors import ClassroomError
 from busitools import exercises, notebooks, sandbox
 
-RESTARTS = 4  # so many cells are left out; then the run ends
 LARGEST = 20_000_000  # bytes of a submission
-# Words that an answer to these exercises has no use for: how cells are run, other processes, the hidden tests.
-ODD = ("HIDDEN TESTS", "run_cell", "input_transform", "ast_transform", "/proc/", "settrace", "_getframe")
 
 
 @dataclass
@@ -57,17 +54,9 @@ class Grade:
     remarks: list = field(default_factory=list)
     notebook: object = None  # as nbgrader graded it, without hidden tests; None when it could not be graded
 
-    @property
-    def points(self):
-        return sum(points or 0 for points, _ in self.tasks.values())
-
-    @property
-    def of(self):
-        return sum(of for _, of in self.tasks.values())
-
-    @property
-    def by_hand(self):
-        return sum(of for points, of in self.tasks.values() if points is None)
+    points = property(lambda self: sum(points or 0 for points, _ in self.tasks.values()))
+    of = property(lambda self: sum(of for _, of in self.tasks.values()))
+    by_hand = property(lambda self: sum(of for points, of in self.tasks.values() if points is None))
 
 
 def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
@@ -83,7 +72,6 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
         ClassroomError: nothing to grade, no sandbox, or ``out`` exists already.
     """
     files, out = find(submissions), Path(out)
-    pages = out.with_name(f"{out.stem}_feedback")
     if out.exists():
         raise ClassroomError(f"{out} exists already: marks are not overwritten. Name another --out, or move it.")
     sources = {path.name[:2]: exercises.read(path) for path in exercises.sources(solutions)}
@@ -101,7 +89,7 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
 
         for _ in bar(pool.map(work, range(len(grades))), "submissions", len(grades), "submission"):
             pass
-    _write(grades, out, pages, "NO sandbox (--trusted)" if trusted else f"in the sandbox\n{sandbox.REMAINS}")
+    _write(grades, out, "NO sandbox (--trusted)" if trusted else f"In the sandbox.\n{sandbox.REMAINS}")
     return grades
 
 
@@ -182,8 +170,6 @@ def restore(submitted, source):
             cells.insert(len(cells) if exercises.graded(cell) else 0, cell)
     for number, cell in enumerate(cells, start=1):
         cell.id = f"cell-{number:03d}"
-    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    remarks += [f"the code has {word!r} in it: read it" for word in ODD if word in code]
     lost = f"missing, or their metadata is lost (tests are put back): {', '.join(missing)}"
     return nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), [lost] * bool(missing) + remarks
 
@@ -233,7 +219,7 @@ class Execute(preprocessors.Execute):
                 super().preprocess(run, resources)
                 break
             except Stopped:
-                if len(self.stopped) > RESTARTS or time.monotonic() > self.end:
+                if time.monotonic() > self.end:
                     break
         for at, cell in enumerate(nb.cells):
             if cell.cell_type == "code":
@@ -355,7 +341,7 @@ def grade_alone(submitted, course, place, trusted, limits):
     return nbformat.read(place / "course" / "autograded" / "student" / "exercise" / "exercise.ipynb", as_version=4)
 
 
-def _write(grades, out, pages, boxed):
+def _write(grades, out, boxed):
     """Write the table, the log, and a page for each submission."""
     table = pandas.DataFrame(
         {"student": one.student, "exercise": one.exercise, "file": one.file}
@@ -363,11 +349,13 @@ def _write(grades, out, pages, boxed):
         | {task: _mark(points) for task, (points, _) in one.tasks.items()}
         for one in grades
     ).map(_cell)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    pages = out.with_name(f"{out.stem}_feedback")
+    pages.mkdir(parents=True, exist_ok=True)
     with write_file(out) as part:
         table.to_csv(part, index=False, float_format="%g")
     lines = table[["student", "file", "points", "of", "remarks"]].to_string(index=False)
-    out.with_suffix(".log").write_text(f"{len(grades)} submissions, {boxed}\n\n{lines}\n", encoding="utf-8")
+    text = f"{len(grades)} submissions. Table: {out}. Pages: {pages}\n\n{lines}\n\n{boxed}\n"
+    out.with_suffix(".log").write_text(text, encoding="utf-8")
     for one in grades:
         folder = pages / re.sub(r"[^\w.-]", "_", one.student)
         folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,6 @@ from busilib import recipes
 from busilib.cache import bar
 from busilib.errors import LessonError
 
-INTERVAL = 0.5  # seconds between two looks at an execution
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in our own words
 
 
@@ -135,8 +134,7 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), given, kernel_name="python3", progress_bar=False, start_timeout=180,
-                kernel_manager_class=Kernel,
-                on_cell_execute=progress.cell_starts, on_cell_executed=progress.cell_ended,
+                kernel_manager_class=Kernel, on_cell_execute=progress.cell_starts, on_cell_executed=progress.cell_ended,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of TCP, and of what ends it
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
@@ -162,8 +160,7 @@ class Progress(threading.Thread):
         super().__init__(daemon=True)
         self.report, self.cells, self.watch, self.began = report, cells, watch, time.monotonic()
         self.cell = self.epoch = self.epochs = self.seconds = self.share = self.earlier = 0
-        self.kernel = self.reason = self.processor = None
-        self.over = threading.Event()
+        self.kernel, self.reason, self.processor, self.over = None, None, None, threading.Event()
 
     def cell_starts(self, **_):
         """A hook of nbclient. The epochs of the cell before are not this one's."""
@@ -178,7 +175,7 @@ class Progress(threading.Thread):
 
     def run(self):
         """Show the state to the watch, again and again."""
-        while not self.over.wait(INTERVAL):
+        while not self.over.wait(0.5):
             epochs = [(event["epoch"], event["epochs"]) for event in self.events()[self.earlier :] if "epoch" in event]
             self.epoch, self.epochs = epochs[-1] if epochs else (0, 0)
             self.seconds = time.monotonic() - self.began

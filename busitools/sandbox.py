@@ -6,7 +6,7 @@ it uses.
 
 What the sandbox does not stop: code that runs in the same kernel as its own tests can patch Python and fake a pass, and
 it can look at a hidden test while that runs (nothing that it then prints or writes comes out). Whoever reads the
-notebook sees it; the remarks name some words to look for. It can read the installed packages, the machine's name and
+notebook sees it. It can read the installed packages, the machine's name and
 its load, and use a processor until its time is up; a fault in Linux itself would let it out. Each process has its own
 memory limit; the sum is watched twice a second, so it can be passed for a moment.
 """

@@ -1,7 +1,7 @@
 """Many executions of lessons: a grid, whoever carries them out, and one folder for each execution.
 
 OUT/NAME/         a finished execution: execution.json, the executed notebook, and in runs/ the runs that it trained
-OUT/failed/NAME/  one that failed: execution.json, the notebook as far as it came, the traceback
+OUT/failed/NAME/  one that failed: execution.json, the notebook as far as it came, with the traceback
 OUT/lessons/      the lessons as they were when the sweep started; executions.csv: one row per execution
 
 NAME is the lesson's number and a hash of its parameters and code. A folder that exists is finished and is not done
@@ -279,16 +279,16 @@ def _dask(grid, workers, scheduler, slurm):
     """Yield (Dask's executor, the most executions that one machine does at a time)."""
     logging.getLogger("distributed.client").setLevel("CRITICAL")  # a lost scheduler is reported in our own words
     local = {
-        "n_workers": workers or len(gpus()) or 1, "threads_per_worker": 1, "silence_logs": "CRITICAL",
-        "memory_limit": 0,  # it would not see the kernels
+        # A memory limit would not see the kernels.
+        "n_workers": workers or len(gpus()) or 1, "threads_per_worker": 1, "memory_limit": 0,
         # Ctrl-C in a terminal reaches the workers too: they leave it to this process.
         "preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
-        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": "CRITICAL", "dashboard_address": "127.0.0.1:0",
     }  # fmt: skip
     try:
         client = Client(slurm_cluster(grid) if slurm else scheduler, **({} if slurm or scheduler else local))
-    except (OSError, ValueError) as error:
-        raise LessonError(f"No Dask scheduler answers at {scheduler}: {error}") from error
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a word in the slurm section
+        raise LessonError(f"No Dask scheduler answers at {scheduler or 'this machine'}: {error}") from error
     try:
         hosts = [address.rpartition(":")[0] for address in client.nthreads()]
         yield client.get_executor(), max(map(hosts.count, hosts), default=1)
@@ -301,7 +301,6 @@ def slurm_cluster(grid):
     """Return a Dask cluster of SLURM jobs, each with one worker that does one execution at a time."""
     if shutil.which("sbatch") is None:
         raise LessonError("There is no sbatch here: start it on a login node, or add --dry-run to see the jobs")
-    job_script(grid)  # refuses what is not asked for rightly
     from dask_jobqueue import SLURMCluster
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the import has put another one in its place
@@ -314,10 +313,7 @@ def job_script(grid):
     """Return the script that each SLURM job is submitted with; only the scheduler's address in it is not yet real."""
     from dask_jobqueue.slurm import SLURMJob
 
-    try:
-        return SLURMJob(scheduler="tcp://HOST:PORT", name="busi-sweep", **_job(grid)).job_script()
-    except TypeError as error:
-        raise LessonError(f"The slurm section speaks dask_jobqueue.SLURMCluster's words: {error}") from error
+    return SLURMJob(scheduler="tcp://HOST:PORT", name="busi-sweep", **_job(grid)).job_script()
 
 
 def _job(grid):

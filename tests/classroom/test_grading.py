@@ -35,7 +35,7 @@ CLASS = {
     made.eased_test: (9, "05-missed-check is locked and was changed: put back"),
     made.renamed_kernel: (10, ""),
     made.empty: (0, "the file is no notebook"),
-    made.spy: (9, "the code has '/proc/' in it: read it"),
+    made.spy: (9, ""),
     made.skips_tests: (9, ""),
 }
 
@@ -78,7 +78,7 @@ def test_pages_show_the_points_and_no_hidden_test(graded):
 @needs_sandbox
 def test_log_names_the_sandbox_and_what_it_does_not_stop_and_nothing_is_left_running(graded):
     log = (graded[0] / "book.log").read_text(encoding="utf-8")
-    assert "in the sandbox" in log and "can patch Python" in log
+    assert "In the sandbox" in log and "can patch Python" in log
     assert all(change.__name__ in log for change in CLASS)
     lines = [
         p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != "zombie"
@@ -194,7 +194,7 @@ def test_trusted_grades_files_and_keeps_formulas_out_of_the_table(tmp_path, caps
     assert cli.main(["grade", str(tmp_path / "bare"), "--out", str(tmp_path / "book.csv"), "--trusted"]) == 1
     shutil.move(tmp_path / "=HYPERLINK(05).ipynb", tmp_path / "bare")
     assert cli.main(["grade", str(tmp_path / "bare"), "--out", str(tmp_path / "book.csv"), "--trusted"]) == 0
-    assert "10 of 10" in capsys.readouterr().out
+    assert "1 submissions." in capsys.readouterr().out
     assert "'=HYPERLINK(05)," in (tmp_path / "book.csv").read_text(encoding="utf-8")
     assert "NO sandbox" in (tmp_path / "book.log").read_text(encoding="utf-8")
     assert os.listdir(tmp_path / "book_feedback") == ["_HYPERLINK_05_"]

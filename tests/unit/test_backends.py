@@ -49,6 +49,7 @@ def test_the_block_blocks(without_tensorflow):
     assert "TensorFlow is not installed" in done.stderr
 
 
+@pytest.mark.slow
 def test_lessons_train_and_explain_on_jax_alone(tmp_path, phantom_dir, without_tensorflow):
     given = {"DATASET": str(phantom_dir), "IMAGE_SIZE": 32, "RUNS": str(tmp_path / "runs")}
     for number in ("03", "06"):

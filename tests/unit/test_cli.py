@@ -21,7 +21,7 @@ def test_run_hands_everything_on_and_says_so_as_each_lesson_ends(monkeypatch, ca
     monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["run", "03", "04", "-p", "SEED", "-3", "-p", "DATASET", "2024_05", "--out", "there"]) == 1
     assert asked == {"names": ("03", "04"), "out": "there", "given": {"SEED": "-3", "DATASET": "2024_05"}}
-    assert so_far[0].split() == "o/03_x 41 s 73 s of processor time ok".split()
+    assert so_far[0].split() == "03_x 41 s 73 s of processor time ok o/03_x.ipynb".split()
     out = capsys.readouterr().out
     assert "FAILED: cell 4: ValueError: no" in out
     assert "1 of 2 finished. Read them: open there/index.html in a browser." in out
