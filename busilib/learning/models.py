@@ -13,7 +13,7 @@ import keras
 from keras.src.backend.config import keras_home  # no public function tells where Keras keeps its downloads
 
 from busilib.errors import WeightsError
-from busilib.learning import embedded
+from busilib.learning import backbones
 from busilib.recipes import CLASSES
 
 
@@ -58,7 +58,7 @@ RANDOM = "drawn at random from the seed: these are random features, so what is l
 def find_weights(weights, backbone, dataset="phantom", profile="quick"):
     """Return the Weights that ``weights`` stands for: "auto", "imagenet", "phantom", "none" or the path of a file.
 
-    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.embedded`). "auto" takes them for
+    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.backbones`). "auto" takes them for
     phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where a
     backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
     cache. A full run downloads them once.
@@ -101,7 +101,7 @@ def find_weights(weights, backbone, dataset="phantom", profile="quick"):
 
 def _phantom(backbone, why=""):
     """Return the embedded weights of a backbone, or None when it has none."""
-    path = embedded.path(backbone)
+    path = backbones.path(backbone)
     if path is None:
         return None
     sentence = f"{backbone}: {why}weights that were trained on phantoms (made-up scans), which come with the package."
@@ -109,7 +109,7 @@ def _phantom(backbone, why=""):
 
 
 def _refuse_phantom(backbone):
-    known = " and ".join(name for name in embedded.LEARNED if embedded.path(name))
+    known = " and ".join(name for name in backbones.NAMES if backbones.path(name))
     raise WeightsError(f'WEIGHTS="phantom": {known} were trained on phantoms, {backbone} was not. Choose another.')
 
 
@@ -124,7 +124,7 @@ def backbone(name, size, weights, seed=0):
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
     if weights.kind == "phantom":
-        embedded.load(network, name, weights.path)
+        backbones.load(network, name, weights.path)
     elif weights.path:
         try:
             network.load_weights(weights.path)
