@@ -8,6 +8,7 @@ Two sizes take turns, so that every tap of a kernel meets an image. Needs Tensor
 """
 
 import argparse
+import itertools
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +37,7 @@ TWINS = {"conv4_block4": "conv4_block2", "conv4_block5": "conv4_block3", "conv4_
 TWINS |= {"conv5_block3": "conv5_block2"}
 for _stage, _blocks, _sets in (("block35", 10, 4), ("block17", 20, 4), ("block8", 10, 2)):
     TWINS |= {f"{_stage}_{k + 1}": f"{_stage}_{k % _sets + 1}" for k in range(_sets, _blocks)}
-FIRST = {"block35_0_ac": "mixed_5b", "block17_0_ac": "mixed_6a", "block8_0_ac": "mixed_7a"}
+TWINS["conv_7b"] = TWINS.pop("block8_10")  # which ends without an activation: its convolutions stand before conv_7b's
 
 
 # --- the scans ------------------------------------------------------------------------------------------------------
@@ -139,9 +140,10 @@ class FusedNorm(keras.layers.BatchNormalization):
 def shared(plain):
     """Return a copy of a network whose twins share their convolutions, and {name of a convolution: that of the copy}."""
     used = {layer.name: layer.name for layer in backbones.layers(plain, keras.layers.Conv2D)}
+    blocks = by_block(plain)
     for block, twin in TWINS.items():
-        pairs = (inside(plain, one) if one.startswith(("conv", "block")) else [] for one in (block, twin))
-        used |= dict(zip(*pairs, strict=True))
+        if twin in blocks:
+            used |= dict(zip(blocks[block], blocks[twin], strict=False))
     copies = {}
 
     def copied(layer):
@@ -157,16 +159,15 @@ def shared(plain):
     return base, used
 
 
-def inside(network, block):
-    """Return the names of a residual block's convolutions, or nothing when the network has no such block."""
-    stage, number = re.fullmatch(r"(.*?_?(?:block)?)(\d+)", block).groups()
-    start, end = ("_out", "_3_conv") if block.startswith("conv") else ("_ac", "_conv")
-    before = f"{stage}{int(number) - 1}{start}"
-    names = {layer.name for layer in network.layers}
-    if block + end not in names:
-        return []
-    ends = (network.get_layer(name).output for name in (FIRST.get(before, before), block + end))
-    return [layer.name for layer in backbones.layers(keras.Model(*ends), keras.layers.Conv2D)]
+def by_block(network):
+    """Return {residual block: names of its convolutions}; keras.applications lists one block's layers after another's."""
+    blocks, names = {}, []
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            names.append(layer.name)
+        elif re.match("mixed_|.*(_out|_ac)$", layer.name):
+            blocks[layer.name.rsplit("_", 1)[0]], names = names, []
+    return blocks
 
 
 def with_tasks(base, name):
@@ -184,27 +185,30 @@ def with_tasks(base, name):
     return keras.Model(base.input, outputs)
 
 
-def fit(model, views, steps, rate, after=None):
-    """Train for a number of steps; the learning rate warms up and then falls along a cosine to 0."""
-    falling = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, warmup_target=rate, warmup_steps=steps // 20)
-    classes, outline = keras.losses.SparseCategoricalCrossentropy(from_logits=True), keras.losses.BinaryCrossentropy(from_logits=True)
+def fit(model, views, steps, minutes, rate, callbacks=()):
+    """Train for a number of steps, or of minutes where these are over sooner; the rate falls along a cosine to 0."""
+    classes, outline = (
+        getattr(keras.losses, kind)(from_logits=True) for kind in ("SparseCategoricalCrossentropy", "BinaryCrossentropy")
+    )
     losses = {"label": classes, "kind": classes, "numbers": squares, "place": "mse"}
     weights = {"label": 1.0, "kind": 0.5, "numbers": 0.5, "place": 0.5}
     outlines = [name for name in model.output_names if name.endswith("_outline")]
-    losses |= dict.fromkeys(outlines, outline)
-    weights |= dict.fromkeys(outlines, 0.5)
-    model.compile(keras.optimizers.Adam(falling), losses, loss_weights=weights, metrics={"label": "accuracy"})
-    places = {
-        size: {name: model.compute_output_shape((1, size, size, 3))[name][1] for name in outlines} for size in views.batches
-    }
-    started = time.time()
-    for step in range(steps):
-        model.reset_metrics() if step % 50 == 0 else None
-        values = model.train_on_batch(*views.draw(step, places), return_dict=True)
-        if step % 50 == 49:
-            print(f"{time.time() - started:.0f} s, step {step + 1}: loss {values['loss']:.3f}, class {values['label_accuracy']:.3f}", flush=True)
-        if after and step % 250 == 249:
-            after()
+    losses, weights = losses | dict.fromkeys(outlines, outline), weights | dict.fromkeys(outlines, 0.5)
+    model.compile(keras.optimizers.Adam(rate), losses, loss_weights=weights, metrics={"label": "accuracy"})
+    shapes = {size: model.compute_output_shape((1, size, size, 3)) for size in views.batches}
+    places = {size: {name: shapes[size][name][1] for name in outlines} for size in shapes}
+    started, counter = time.time(), itertools.count()
+
+    def falling(batch, logs=None):
+        step = next(counter)
+        progress = max(step / steps, (time.time() - started) / 60 / minutes)
+        model.optimizer.learning_rate = rate * min(1, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * min(1, progress) ** 2))
+        model.stop_training = progress >= 1
+
+    batches = (views.draw(step, places) for step in itertools.count())
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_begin=falling), *callbacks]
+    model.fit(batches, steps_per_epoch=50, epochs=-(-steps // 50), verbose=2, callbacks=callbacks)
+    print(f"{next(counter)} steps in {(time.time() - started) / 60:.1f} minutes")
 
 
 def squares(truth, answer):
@@ -236,7 +240,7 @@ def save(model, base, used, plain, name, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=backbones.NAMES)
-    for option, default in (("scans", 12000), ("steps", 2000), ("settle", 200), ("seed", 0)):
+    for option, default in (("scans", 12000), ("steps", 2000), ("minutes", 1000), ("settle", 100), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="a file of weights to start from")
@@ -251,13 +255,14 @@ def main():
         plain.load_weights(options.start)
     base, used = shared(plain)
     model = with_tasks(base, name)
-    fit(model, views, options.steps, options.rate, lambda: model.save_weights(f"{file}-before-rounding.weights.h5"))
+    saving = keras.callbacks.ModelCheckpoint(f"{file}.weights.h5", save_weights_only=True, save_freq=200)
+    fit(model, views, options.steps, options.minutes, options.rate, [saving])
     for convolution in set(used.values()):  # BatchNormalization and the outputs settle on the rounded kernels
         layer = base.get_layer(convolution)
         kernel, scale = rounded(layer.get_weights()[0])
         layer.set_weights([kernel * scale, *layer.get_weights()[1:]])
         layer.trainable = False
-    fit(model, views, options.settle, options.rate / 5)
+    fit(model, views, options.settle, options.minutes, options.rate / 5)
     save(model, base, used, plain, name, file)
     print(f"{file.stat().st_size / 1e6:.2f} MB")
 
