@@ -1,6 +1,6 @@
 """Write the starting point of make_backbones.py: the weights shipped before, their idle blocks given a twin's weights.
 
-    python benchmarks/revive.py ResNet50 start.weights.h5
+python benchmarks/revive.py ResNet50 start.weights.h5
 """
 
 import sys

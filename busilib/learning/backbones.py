@@ -47,4 +47,4 @@ def load(network, name, file):
         for layer in norms:
             layer.set_weights([next(values) for _ in layer.weights])
     except Exception as error:  # numpy and Keras raise many kinds: all mean that the file does not fit
-        raise WeightsError(f"{Path(file).name} holds no embedded weights of {name} without its top ({error}).") from error
+        raise WeightsError(f"{Path(file).name} holds no embedded weights of {name} ({error}).") from error

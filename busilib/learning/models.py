@@ -58,8 +58,8 @@ RANDOM = "drawn at random from the seed: these are random features, so what is l
 def find_weights(weights, backbone, dataset="phantom", profile="quick"):
     """Return the Weights that ``weights`` stands for: "auto", "imagenet", "phantom", "none" or the path of a file.
 
-    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.backbones`). "auto" takes them for
-    phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where a
+    "phantom" are our own small backbones, trained on made-up scans (`busilib.learning.backbones`). "auto" takes them
+    for phantoms. For real data it takes ImageNet's, and when there are none those of phantoms, and says so; where a
     backbone has neither, weights are random. A quick run never downloads: it takes ImageNet weights only from Keras'
     cache. A full run downloads them once.
     Raises WeightsError when named weights cannot be had.
