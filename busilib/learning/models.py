@@ -13,7 +13,7 @@ import keras
 import pandas as pd
 
 from busilib.errors import WeightsError
-from busilib.learning import embedded
+from busilib.learning import backbones
 from busilib.recipes import CLASSES, one_of
 
 
@@ -71,11 +71,11 @@ def find_weights(weights, backbone, kind="phantom", profile="quick"):
     if weights not in ("auto", "phantom"):
         path = Path(weights).expanduser()
         return _from_file("file", f"{backbone}: weights from the file {path.name}.", path)
-    if path := embedded.path(backbone):
+    if path := backbones.path(backbone):
         trained = "weights that were trained on phantoms (made-up scans) and come with the package"
         return _from_file("phantom", f"{backbone}: {why}{trained}.", path)
     if weights == "phantom":
-        names = " and ".join(name for name in BACKBONES if embedded.path(name))
+        names = " and ".join(name for name in BACKBONES if backbones.path(name))
         raise WeightsError(f'WEIGHTS="phantom": {names} were trained on phantoms, {backbone} was not. Choose another.')
     return Weights("none", f"{backbone}: {why}weights are {RANDOM} (none were trained on phantoms).")
 
@@ -116,7 +116,7 @@ def backbone(name, size, weights, seed=0):
     make = getattr(keras.applications, name)
     network = make(include_top=False, weights=None, input_shape=(size, size, 3), name="base")
     if weights.path and weights.kind == "phantom":
-        embedded.load(network, name, weights.path)
+        backbones.load(network, name, weights.path)
     elif weights.path:
         try:
             network.load_weights(weights.path)
