@@ -30,7 +30,7 @@ from store import write_table
 
 from busilib import data, metrics, recipes, studies
 from busilib.data import catalogue, images, phantom, splits
-from busilib.learning import backbones, keras, models
+from busilib.learning import backbones, keras, models, training
 
 SIZE = 128
 UNSEEN_SIZE = {"ResNet50": 96, "InceptionResNetV2": 96}  # the best on the half of BUSI that choices were made on
@@ -61,23 +61,10 @@ def on_phantoms(name, scans):
     (frozen, tuned), (random,) = quick(name, "phantom", scans), quick(name, "none", scans)
     changes = removed(name, images.load(scans.table["path"][:32], SIZE))
     note = f"relative, of the averaged features at {SIZE} px; the least is {min(changes, key=changes.get)}"
+    rest, tuned_target = {"note": "other: random weights"}, {"note": "other: frozen", "target": "ratio >= 0.995"}
     return [
-        row(
-            f"quick accuracy on phantoms, {name}",
-            frozen,
-            "",
-            random,
-            target="ours >= 0.93",
-            note="other: random weights",
-        ),
-        row(
-            f"last stage fine-tuned on phantoms, {name}",
-            tuned,
-            "",
-            frozen,
-            target="ratio >= 0.995",
-            note="other: frozen",
-        ),
+        row(f"quick accuracy on phantoms, {name}", frozen, "", random, target="ours >= 0.93", **rest),
+        row(f"last stage fine-tuned on phantoms, {name}", tuned, "", frozen, **tuned_target),
         row(f"change without a block, {name}", min(changes.values()), "", target="ours >= 0.01", note=note),
     ]
 
@@ -87,21 +74,17 @@ def quick(name, weights, scans):
     hits, phases = [], ({}, TUNED)[: 1 + (weights == "phantom")]
     recipe = recipes.get(RECIPES[name], "quick", "clean", augment=False, augment_validation=False)
     for fold in range(5):
-        table = splits.clean(scans, fold).table
-        parts = {part: table["split"].to_numpy() == part for part in ("train", "validation", "test")}
-        pixels, truth = images.load(table["path"], recipe.image_size), studies.codes(table["label"])
-        model, line = models.build(recipe, models.find_weights(weights, name)), []
+        split, line = splits.clean(scans, fold), []
+        model = models.build(recipe, models.find_weights(weights, name))
         for changes in phases:
             setting = replace(recipe, **changes)
             frozen, trained = models.parts(model, setting)
-            inputs = frozen.predict(pixels, verbose=0)
-            adam = keras.optimizers.Adam(setting.learning_rate)
-            trained.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
-            patience = setting.patience or setting.epochs
-            stop = keras.callbacks.EarlyStopping(setting.monitor, patience=patience, restore_best_weights=True)
-            known = [(inputs[parts[part]], truth[parts[part]]) for part in ("train", "validation")]
-            trained.fit(*known[0], setting.batch_size, setting.epochs, 0, [stop], validation_data=known[1])
-            line.append(trained.predict(inputs[parts["test"]], verbose=0).argmax(axis=1) == truth[parts["test"]])
+            models.compile_for(setting, trained)
+            inputs = training.still(setting, split, frozen)
+            taught = (training.part(split, part, inputs) for part in ("train", "validation"))
+            training.fit(trained, setting, *taught, seed=0)
+            test, answers = training.part(split, "test", inputs)
+            line.append(training.predict(trained, test).argmax(axis=1) == answers.argmax(axis=1))
         hits.append(line)
     return np.concatenate(hits, axis=1).mean(axis=1)
 

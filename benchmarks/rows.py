@@ -6,11 +6,12 @@ A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. Wha
 
 import contextlib
 import operator
-import os
 import statistics
 import subprocess
 import threading
 import time
+
+import joblib
 
 import busilib
 
@@ -48,7 +49,7 @@ def not_measured(name, reason, target=None):
 
 def cpu():
     """Return "CPU, 2 cores": the cores that this process may use."""
-    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return f"CPU, {joblib.cpu_count()} cores"
 
 
 def gpu():
