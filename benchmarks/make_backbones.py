@@ -145,7 +145,7 @@ def shared(plain):
         return copies.setdefault(name, kind.from_config(layer.get_config() | {"name": name}))
 
     base = keras.models.clone_model(plain, clone_function=copied)
-    for layer in base.layers:
+    for layer in backbones.layers(base, (layers.Conv2D, FusedNorm)):
         layer.set_weights(plain.get_layer(layer.name).get_weights())
     return base, used
 
