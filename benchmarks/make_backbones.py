@@ -145,7 +145,7 @@ def shared(plain):
         return copies.setdefault(name, kind.from_config(layer.get_config() | {"name": name}))
 
     base = keras.models.clone_model(plain, clone_function=copied)
-    for layer in base.layers:
+    for layer in backbones.layers(base, (layers.Conv2D, FusedNorm)):
         layer.set_weights(plain.get_layer(layer.name).get_weights())
     return base, used
 
@@ -217,13 +217,15 @@ def main():
     parser.add_argument("name", choices=backbones.NAMES)
     for option, default in {"scans": 12000, "steps": 2500, "settle": 100, "minutes": 1000, "seed": 0}.items():
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--start", type=Path, help="a file of weights to start from")
+    parser.add_argument("--start", type=Path, help="weights to start from: one of our .npz, or a .weights.h5")
     parser.add_argument("--out", type=Path, default=backbones.FOLDER)
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy("mixed_bfloat16")
     plain = getattr(keras.applications, options.name)(include_top=False, weights=None, input_shape=(None, None, 3))
-    if options.start:
+    if options.start and options.start.suffix == ".npz":
+        backbones.load(plain, options.name, options.start)
+    elif options.start:
         plain.load_weights(options.start)
     base, used = shared(plain)
     model, file = with_tasks(base, options.name), options.out / f"{options.name}.npz"
