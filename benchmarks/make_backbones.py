@@ -66,23 +66,23 @@ def _draw(i):
     both = (
         Image.fromarray(part).convert("L").resize((SIZE, SIZE), Image.BILINEAR) for part in (scan.pixels, scan.mask)
     )
-    known = scan.truth | {"calipers": "calipers" in marks, "text": "text" in marks}
-    known["shape"] = np.log(known["axial_mm"] / known["lateral_mm"]) if known["kind"] else ""
-    numbers = np.float32([np.nan if known[name] == "" else known[name] for name in NUMBERS])
-    kind = KINDS.index(known["kind"]) if known["kind"] else len(KINDS)
+    facts = scan.truth | {"calipers": "calipers" in marks, "text": "text" in marks}
+    facts["shape"] = np.log(facts["axial_mm"] / facts["lateral_mm"]) if facts["kind"] else ""
+    numbers = np.float32([np.nan if facts[name] == "" else facts[name] for name in NUMBERS])
+    kind = KINDS.index(facts["kind"]) if facts["kind"] else len(KINDS)
     return np.stack(list(both), axis=-1), CLASSES.index(label), kind, numbers
 
 
-def batches(known, model, sizes, seed):
+def batches(facts, model, sizes, seed):
     """Yield endless batches of new views, scans float32 (N, size, size, 3) and a dict of answers; sizes take turns."""
     shapes = {size: model.compute_output_shape((1, size, size, 3)) for size in sizes}
     rng, affine = np.random.default_rng(seed), RandomAffine(rotation=8, shear=4, zoom=0.3, seed=seed)
-    numbers = (known["numbers"] - np.nanmean(known["numbers"], axis=0)) / np.nanstd(known["numbers"], axis=0)
-    pixels = {size: resized(known["pixels"], size) for size in sizes}
+    numbers = (facts["numbers"] - np.nanmean(facts["numbers"], axis=0)) / np.nanstd(facts["numbers"], axis=0)
+    pixels = {size: resized(facts["pixels"], size) for size in sizes}
     for size in itertools.cycle(sizes):
         rows = rng.choice(len(numbers), sizes[size], replace=False)
         grey, mask = view(pixels[size][rows].astype(np.float32), affine, rng)
-        answers = {"label": known["label"][rows], "kind": known["kind"][rows], "numbers": numbers[rows]}
+        answers = {"label": facts["label"][rows], "kind": facts["kind"][rows], "numbers": numbers[rows]}
         axis, area = np.linspace(-1, 1, size, dtype=np.float32), mask.mean(axis=(1, 2))
         middle = [(mask.mean(axis=3 - k) * axis).mean(axis=1) / (area + 1e-6) for k in (1, 2)]
         answers["place"] = np.stack([*middle, 3 * np.sqrt(area)], axis=1)
@@ -229,8 +229,8 @@ def main():
         plain.load_weights(options.start)
     base, used = shared(plain)
     model, file = with_tasks(base, options.name), options.out / f"{options.name}.npz"
-    known = {key: values[HELD_OUT:] for key, values in scans(options.scans).items()}
-    views = batches(known, model, BATCHES[options.name], options.seed)
+    facts = {key: values[HELD_OUT:] for key, values in scans(options.scans).items()}
+    views = batches(facts, model, BATCHES[options.name], options.seed)
     fit(model, views, options.steps, options.minutes, 1e-3, file)
     for layer in backbones.layers(base, layers.Conv2D):  # what is left to train settles on the rounded kernels
         kernel, scale = rounded(layer.get_weights()[0])

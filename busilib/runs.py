@@ -27,7 +27,7 @@ from filelock import FileLock
 
 import busilib
 from busilib import metrics
-from busilib.cache import cache_dir, report, write_file, write_folder
+from busilib.cache import cache_dir, write_file, write_folder
 from busilib.errors import RunError
 from busilib.recipes import CLASSES, PROBABILITIES, Recipe
 
@@ -161,7 +161,6 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
             trained = _train(recipe, scans, split, weights, seed, start)
             info |= trained.info | {"seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": _peak_memory()}
             write(folder, trained, info)
-    report(run=folder.name)
     return open_run(folder)
 
 
