@@ -49,7 +49,8 @@ def clear(*kinds):
 @contextmanager
 def write_file(target):
     """Yield a temporary path beside ``target``; rename it to ``target`` only when the block ends without error."""
-    working = _beside(Path(target))
+    target = Path(target)
+    working = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield working
         os.replace(working, target)
@@ -64,7 +65,7 @@ def write_folder(target):
     A folder that exists is therefore finished. When another process was faster, its folder is kept.
     """
     target = Path(target)
-    working = _beside(target)
+    working = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     working.mkdir(parents=True)
     try:
         yield working
@@ -75,10 +76,6 @@ def write_folder(target):
                 raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
-
-
-def _beside(target):
-    return target.with_name(f".{secrets.token_hex(4)}-{target.name}")
 
 
 def shown():
