@@ -17,9 +17,8 @@ import numpy as np
 from rows import row, seconds
 
 from busilib import data, recipes
-from busilib.data import images, splits
+from busilib.data import splits
 from busilib.learning import keras, models, training
-from busilib.learning.augmentation import RandomAffine
 
 SCANS, EPOCHS, SIZE = 240, 5, 150
 AUGMENTED_EPOCHS = 10  # paper B's
@@ -75,10 +74,11 @@ def _generator(folder, batch):
 def _ours(table, batch):
     for path in table["path"]:
         os.utime(path)  # a changed file is read again
-    affine, pixels = RandomAffine(seed=0), images.load(table["path"], SIZE)
+    recipe = recipes.get("B-frozen", image_size=SIZE, epochs=AUGMENTED_EPOCHS, views=AUGMENTED_EPOCHS)
     labels = keras.utils.to_categorical(table["label"].map(recipes.CLASSES.index), 3)
+    epochs = training.batches(training.moved(recipe, table, None, seed=0), labels, batch, seed=0)
     for _ in range(AUGMENTED_EPOCHS):
-        for _ in training.batches(affine.moved(pixels), labels, batch, seed=0):
+        for _ in epochs:
             pass
 
 

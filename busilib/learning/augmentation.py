@@ -51,7 +51,7 @@ class RandomAffine(keras.layers.Layer):
         """
         result = np.empty_like(pixels)
         drawn = [self.draw(len(pixels[start : start + DRAWN])) for start in range(0, len(pixels), DRAWN)]
-        grey = np.array([(image == image[..., :1]).all() for image in pixels])
+        grey = np.array([all((image[..., 0] == image[..., k]).all() for k in (1, 2)) for image in pixels])
         for is_grey, channels in ((True, 1), (False, 3)):
             rows = np.flatnonzero(grey == is_grey)
             for start in range(0, len(rows), MOVED):

@@ -6,6 +6,7 @@ drawn.
 Source of squash, routing and loss: Sabour, Frosst & Hinton, "Dynamic routing between capsules", 2017, Eq. 1 to 4.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,7 +65,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
 
 @estimator
-class Network(Classifier):
+class Network(Classifier, ABC):
     """A Keras network trained from random weights: a subclass says how it is built, and with which loss."""
 
     epochs: int = 100
@@ -76,9 +77,9 @@ class Network(Classifier):
     # Not val_loss: on few images it rises with every confident mistake while the decisions still get better.
     monitor: ClassVar = "val_accuracy"
 
+    @abstractmethod
     def build(self, x):
         """Return the output tensor, which the loss looks at; x are grey values (N, size, size, 1), or features."""
-        raise NotImplementedError
 
     def probabilities(self, output):
         """Return the probabilities (N, 3) that an output stands for."""
