@@ -1,8 +1,8 @@
-"""Every picture, from arrays and tables, each with its description in words.
+"""Every picture, from arrays and tables, each with a caption and a description in words.
 
-A function returns a `Picture`; as the last line of a cell it shows the image and, below it, its description, which is
-the image's alternative text as well. Colours are Okabe and Ito's, which the colour-blind can
-tell apart.
+A function returns a `Picture`; as the last line of a cell it shows the image and its caption below. The image's
+alternative text holds the caption and then all that is drawn, value by value. Colours are Okabe and Ito's, which the
+colour-blind can tell apart.
 """
 
 import base64
@@ -25,10 +25,15 @@ ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}
 
 
 class Picture:
-    """A finished figure: ``png`` (bytes) and ``description`` (what a person who cannot see it should be told)."""
+    """A finished figure: ``png`` (bytes), ``caption`` and ``description``.
 
-    def __init__(self, figure, description, dpi=84):
-        self.description = " ".join(description.split())
+    ``caption``: what is shown and how to read it, in one or two sentences. ``description``: what a person who cannot
+    see it should be told, the caption and then the ``details``, a sentence each.
+    """
+
+    def __init__(self, figure, caption, details=(), dpi=84):
+        self.caption = " ".join(caption.split())
+        self.description = " ".join([self.caption, *(f"{' '.join(words.split())}." for words in details)])
         for ax in figure.axes:
             ax.set_visible(ax.has_data())  # the last places of a grid may be empty
         buffer = io.BytesIO()
@@ -40,37 +45,39 @@ class Picture:
         self.png = buffer.getvalue()
 
     def _ipython_display_(self):
-        _show({"image/png": self.png}, self.description, {"image/png": {"alt": self.description}})
+        _show({"image/png": self.png}, self.caption, self.description, {"image/png": {"alt": self.description}})
 
 
-def _show(data, description, metadata=None):
+def _show(data, caption, description, metadata=None):
     from IPython.display import Markdown, display
 
     display(data | {"text/plain": description}, metadata=metadata, raw=True)
-    display(Markdown(f"*Figure. {description}*"))
+    display(Markdown(f"*Figure. {caption}*"))
 
 
 def drawing(name):
-    """Show a drawing and its description: "workflows", "cnn_structure" or "inception_resnet_block"."""
+    """Show a drawing and its title as a caption: "workflows", "cnn_structure" or "inception_resnet_block"."""
     svg = (files("busilib") / "drawings" / f"{name}.svg").read_bytes()
-    description = " ".join(ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc").split())
+    texts = (ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}" + tag) for tag in ("title", "desc"))
+    caption, description = (" ".join(text.split()) for text in texts)
     # An <img> in HTML: of an SVG output, notebooks and their exports keep no alternative text.
     style, source = 'style="max-width: 100%"', f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    _show({"text/html": f'<img alt="{html.escape(description)}" {style} src="{source}">'}, description)
+    _show({"text/html": f'<img alt="{html.escape(description)}" {style} src="{source}">'}, caption, description)
 
 
 def scans(images, titles, masks=None, columns=3, description="", what="scans"):
     """Scans in a grid, with the outline of each mask where one is given.
 
     ``images``: sequence of arrays (h, w) or (h, w, 3), 0–255. ``titles``: one per scan. ``masks``: boolean arrays
-    (h, w) of the same size, or None for a scan without lesion. ``description``: without it the titles are read out,
-    and ``what`` says what they are of.
+    (h, w) of the same size, or None for a scan without lesion. ``description``: the caption, one or two sentences;
+    without it the scans are counted, and ``what`` says what they are.
     """
     lines = max((title.count("\n") for title in titles), default=0)
     figure, axes = _images(images, titles, columns, (2.7, 2.5 + 0.2 * lines), vmin=0, vmax=255)
     for ax, mask in zip(axes, masks or [], strict=False):
         _outline(ax, mask, "#F0E442")
-    return Picture(figure, description or f"{len(images)} {what}: {'; '.join(titles)}.".replace("\n", ", "))
+    caption = description or f"{len(images)} {what}." + (" The yellow line is the lesion's outline." if masks else "")
+    return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
 
 
 def class_balance(counts):
@@ -83,8 +90,8 @@ def class_balance(counts):
     ax.set_xticks(np.arange(len(table)), table.index)
     ax.margins(y=0.15)
     ax.set(ylabel="files", title="left bar: images, right bar (hatched): masks")
-    words = "; ".join(f"{name}: {row['images']} images and {row['masks']} masks" for name, row in table.iterrows())
-    return Picture(figure, f"Bar chart of files per class. {words}.")
+    words = [f"{name}: {row['images']} images and {row['masks']} masks" for name, row in table.iterrows()]
+    return Picture(figure, "Files per class: the left bar counts images, the hatched one masks.", words)
 
 
 def sizes(table):
@@ -94,8 +101,8 @@ def sizes(table):
         ax.scatter(rows["width"], rows["height"], s=14, alpha=0.6, color=COLOURS[name], marker=marker, label=name)
     ax.set(xlabel="width in pixels", ylabel="height in pixels")
     ax.legend(frameon=False, **BESIDE)
-    words = (f"{side}s from {table[side].min()} to {table[side].max()} pixels" for side in ("width", "height"))
-    return Picture(figure, f"Scatter plot of the scans' sizes, one point per scan: {', '.join(words)}.")
+    words = [f"{side}s from {table[side].min()} to {table[side].max()} pixels" for side in ("width", "height")]
+    return Picture(figure, "Width and height of every scan, one point per scan.", words)
 
 
 def curves(histories, paper=None):
@@ -118,7 +125,8 @@ def curves(histories, paper=None):
         ax.set(xlabel="epoch", ylabel=measure, title=f"{title}: {measure}")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False, fontsize=8)
-    return Picture(figure, f"Line plots by epoch. {'; '.join(words)}.")
+    caption = "Accuracy and loss by epoch: solid on the training set, dashed on the validation set."
+    return Picture(figure, caption + (" Grey: the paper." if paper is not None else ""), words)
 
 
 def confusion(matrices, classes):
@@ -135,8 +143,8 @@ def confusion(matrices, classes):
         _heatmap(ax, shares, texts, classes, title, cmap="Blues", vmin=0, vmax=1)
         counts = (f"{name}: {', '.join(map(str, row))}" for name, row in zip(classes, matrix, strict=True))
         words.append(f"{title}: {'; '.join(counts)}")
-    order = ", ".join(classes)
-    return Picture(figure, f"Confusion matrix, rows true, columns predicted ({order}). {'. '.join(words)}.")
+    caption = "Rows are the true classes, columns the predicted ones. Each cell: a count, and its share of the row."
+    return Picture(figure, caption, [f"Classes: {', '.join(classes)}", *words])
 
 
 def scores(table, title, baseline, baseline_name="majority class"):
@@ -146,8 +154,8 @@ def scores(table, title, baseline, baseline_name="majority class"):
     _line(ax, baseline)
     ax.set_title(baseline_name, color=PAPER, fontsize=9, x=baseline / 1.02)
     ax.set(xlabel=title, xlim=(0, 1.02))
-    words = f"{_words(table)}; the {baseline_name} alone gives {baseline:.2f}"
-    return Picture(figure, f"Points with 95 % intervals. {words}.")
+    caption = f"Scores with their 95 % intervals; the dashed line is the {baseline_name}."
+    return Picture(figure, caption, [_words(table), f"The {baseline_name} alone gives {baseline:.2f}"])
 
 
 def one_against_rest(matrix, classes):
@@ -163,8 +171,9 @@ def one_against_rest(matrix, classes):
         style = {"cmap": list(colours), "vmin": 0, "vmax": 3, "annot_kws": {"color": "black"}}
         _heatmap(ax, which, texts, classes, f"positive: {positive}\n{counts}", **style)
         words.append(f"{positive}: {counts}")
-    text = "The same confusion matrix once for each class, its cells marked: TP where row and column are the class"
-    return Picture(figure, f"{text}, FN in its row, FP in its column, TN elsewhere. {'; '.join(words)}.")
+    caption = """The same confusion matrix once for each class: TP where row and column are the class, FN elsewhere in
+        its row, FP elsewhere in its column, TN in all other cells."""
+    return Picture(figure, caption, words)
 
 
 def class_scores(table, measures):
@@ -181,7 +190,8 @@ def class_scores(table, measures):
         ax.set(title=measure, xlim=(-0.02, 1.04))
         words += [f"{measure}, {model}: {_words(group)}" for model, group in groups]
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=models, frameon=False)
-    return Picture(figure, f"Points with 95 % intervals for each class. {'. '.join(words)}.")
+    caption = "Scores of each class with their 95 % intervals: one panel per measure, one colour per model."
+    return Picture(figure, caption, words)
 
 
 def mistakes(table, images, masks):
@@ -191,7 +201,7 @@ def mistakes(table, images, masks):
     """
     title = "{file_id}\ntrue {label}\nsaid {predicted}, p = {confidence:.2f}"
     titles = [title.format(**row) for row in table.to_dict("records")]
-    return scans(images, titles, masks, what="mistakes, the most confident first, the lesion outlined")
+    return scans(images, titles, masks, what="mistakes, the most confident first")
 
 
 def variants(originals, changed, titles, parameters):
@@ -205,10 +215,11 @@ def variants(originals, changed, titles, parameters):
         images += [original, *views]
         names += [title, *(f"{p[0]:+.0f}°, × {p[2]:.2f}, × {p[3]:.2f}" for p in drawn)]
     columns, turns, zooms = len(images) // len(titles), np.asarray(parameters)[..., 0], np.asarray(parameters)[..., 2:]
-    text = f"""{len(titles)} rows: an original scan ({", ".join(titles)}) and {columns - 1} variants of it, turned by
-        {turns.min():+.0f}° to {turns.max():+.0f}° and scaled by {zooms.min():.2f} to {zooms.max():.2f}, width and
-        height each by its own factor. Where a corner of the scan is missing, its border pixels become streaks."""
-    return Picture(_images(images, names, columns, (1.9, 2.2))[0], text)
+    caption = f"""Each row: an original scan, then {columns - 1} variants, turned and scaled (width, height) as written
+        above them. Where a corner of the scan is missing, its border pixels become streaks."""
+    details = f"""{len(titles)} rows ({", ".join(titles)}), turned by {turns.min():+.0f}° to {turns.max():+.0f}° and
+        scaled by {zooms.min():.2f} to {zooms.max():.2f}, width and height each by its own factor"""
+    return Picture(_images(images, names, columns, (1.9, 2.2))[0], caption, [details])
 
 
 def verdicts(images, titles, allowed):
@@ -219,8 +230,10 @@ def verdicts(images, titles, allowed):
         colour, style = (COLOURS["normal"], "-") if fine else (COLOURS["malignant"], "--")
         ax.title.set_color(colour)
         ax.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], style, color=colour, lw=3, transform=ax.transAxes, clip_on=False)
-    words = "; ".join(": ".join(text.rsplit("\n", 1)) for text in texts).replace("\n", " ")
-    return Picture(figure, f"One scan changed in {len(images)} ways. {words}.")
+    caption = (
+        f"One scan changed in {len(images)} ways. Ultrasound allows what has a solid frame, not what has a dashed one."
+    )
+    return Picture(figure, caption, [": ".join(text.rsplit("\n", 1)) for text in texts])
 
 
 def points(values, label, limits=None):
@@ -241,7 +254,8 @@ def points(values, label, limits=None):
     _line(ax)
     ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
     ax.set(xlabel=label, xlim=limits)
-    return Picture(figure, f"One point per scan: {label}. {'; '.join(words)}.")
+    caption = f"One point per scan: {label}. The black bar is the median."
+    return Picture(figure, caption, words)
 
 
 def filters(grids, columns=22):
@@ -263,7 +277,8 @@ def filters(grids, columns=22):
         ax.axis("off")
         away = np.abs(weights - first).max()
         words.append(f"{title}, {n} filters of {height} × {width}: at most {away:.2g} away from the first grid")
-    return Picture(figure, f"Filters as small colour images. {'; '.join(words)}.")
+    caption = "Filters as small colour images, each scaled on its own: its lowest weight black, its highest white."
+    return Picture(figure, caption, words)
 
 
 def feature_maps(image, maps):
@@ -282,8 +297,9 @@ def feature_maps(image, maps):
                 lines(k * side / cells - 0.5, color="white", lw=0.6)
         ax.set_title(f"{name}: {height} × {width}", fontsize=9, loc="left")
         words.append(f"{name}: {height} × {width} places, {np.mean(values == 0):.0%} of the values are zero")
-    text = f"{len(maps)} rows, one per layer: the scan with the layer's places as a grid (drawn from 16 × 16 on)"
-    return Picture(figure, f"{text}, then {columns - 1} feature maps. {'; '.join(words)}.")
+    caption = f"""One row per layer: the scan with the layer's places as a grid (drawn from 16 × 16 on), then
+        {columns - 1} of its feature maps. White is a map's highest value, black its lowest."""
+    return Picture(figure, caption, words)
 
 
 def heat(images, maps, masks, places, titles, columns=4):
@@ -303,9 +319,9 @@ def heat(images, maps, masks, places, titles, columns=4):
         if np.isfinite(y):
             ax.plot(x * width - 0.5, y * height - 0.5, "P", color="white", mec="black", ms=9)
             hits += bool(mask[int(y * height), int(x * width)])
-    text = f"""{len(images)} maps of Grad-CAM, each over its scan: the more orange, the more a place speaks for the
-        class. The blue outline is the lesion, the cross the peak: inside in {hits} of {len(images)}."""
-    return Picture(figure, text)
+    caption = f"""Grad-CAM over {len(images)} scans: the more orange, the more a place speaks for the class. The blue
+        outline is the lesion, the cross the peak: inside in {hits} of {len(images)}."""
+    return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
 
 
 def candidates(counts, labels):
@@ -317,8 +333,8 @@ def candidates(counts, labels):
     ax.set(yscale="log", xlabel=labels[0], ylabel=labels[1], ylim=(0.7, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
-    words = "; ".join(f"{title}: {', '.join(map(str, left))}" for title, left in counts.items())
-    return Picture(figure, f"Falling lines on a logarithmic axis, {labels[1]} by {labels[0]}. {words}.")
+    words = [f"{title}: {', '.join(map(str, left))}" for title, left in counts.items()]
+    return Picture(figure, f"Lines on a logarithmic axis: {labels[1]}, by {labels[0]}.", words)
 
 
 def right_counts(right, marked, label):
@@ -330,9 +346,10 @@ def right_counts(right, marked, label):
     ax.set(xlabel=label, ylabel="splits")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, fontsize=9, **BESIDE)
-    words = "; ".join(f"{text} {place}" for text, place in marked.items())
-    text = f"from {min(right)} to {max(right)}, median {np.median(right):g}"
-    return Picture(figure, f"Bars of {label} over {len(right)} splits, {text}. Marked: {words}.")
+    words = f"Marked: {', '.join(f'{text} {place}' for text, place in marked.items())}"
+    text = f"Bars from {min(right)} to {max(right)}, median {np.median(right):g}"
+    caption = f"How many of {len(right)} splits gave each number: {label}. The vertical lines are named in the legend."
+    return Picture(figure, caption, [text, words])
 
 
 def worth(tables):
@@ -345,8 +362,9 @@ def worth(tables):
     _line(ax)
     ax.set_xlabel("worth in points of accuracy, mean and 95 % interval over splits")
     ax.legend(frameon=False, fontsize=9, **ABOVE)
-    words = ". ".join(f"{title}: {_words(table, 'mean', digits='+.1f')}" for title, table in tables.items())
-    return Picture(figure, f"Points with 95 % intervals: what each leak adds, in points of accuracy. {words}.")
+    words = [f"{title}: {_words(table, 'mean', digits='+.1f')}" for title, table in tables.items()]
+    caption = "What each leak adds to the accuracy, in points: mean and 95 % interval over splits. Dashed: no effect."
+    return Picture(figure, caption, words)
 
 
 def roc_and_precision_recall(truth, probabilities, name="malignant"):
@@ -372,8 +390,8 @@ def roc_and_precision_recall(truth, probabilities, name="malignant"):
     right.set(xlabel="sensitivity (recall)", ylabel="precision", title="precision–recall", ylim=(0, 1.02))
     left.legend(frameon=False, fontsize=9, loc="lower right")
     right.legend(frameon=False, fontsize=9, loc="lower left")
-    chance = f"The dotted lines are chance: area 0.5, precision {truth.mean():.2f}"
-    return Picture(figure, f"Two panels for {name} against the rest. {'; '.join(words)}. {chance}.")
+    caption = f"ROC and precision–recall curve for {name} against the rest. The dotted lines are chance."
+    return Picture(figure, caption, [*words, f"Chance: area 0.5, precision {truth.mean():.2f}"])
 
 
 def reliability(tables):
@@ -385,8 +403,8 @@ def reliability(tables):
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0.25, 1.02), ylim=(0, 1.02))
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     rows = {title: table.round(2).set_index("confidence") for title, table in tables.items()}
-    words = ". ".join(f"{title}: {_words(table, 'accuracy')}" for title, table in rows.items())
-    return Picture(figure, f"Reliability diagram: accuracy with its 95 % interval by mean confidence. {words}.")
+    caption = "Accuracy with its 95 % interval by confidence. On the dotted line a model is as right as it is sure."
+    return Picture(figure, caption, [f"{title}: {_words(table, 'accuracy')}" for title, table in rows.items()])
 
 
 def comparison(table, baseline):
@@ -408,11 +426,12 @@ def comparison(table, baseline):
     axes[0].legend(frameon=False, fontsize=8, **ABOVE)
     axes[1].set_xlabel(f"difference to {table.index[table['difference'].abs().argmin()]}")
     printed = "; ".join(f"{title} {value:g} %" for title, value in table["printed"].dropna().items())
-    text = f"""Two panels of points with 95 % intervals, one line per system. Left: accuracy on the same images:
-        {_words(table, "accuracy", "accuracy_")}; the dashed line is the majority class, {baseline:.2f}; diamonds are
-        printed numbers, filled where measured on breast ultrasound: {printed or "none"}. Right: the paired difference
-        to the best: {_words(table, "difference", "difference_", "+.2f")}."""
-    return Picture(figure, text)
+    caption = """Left: each system's accuracy on the same images, with its 95 % interval, and the number printed for it.
+        Right: the paired difference to the best."""
+    left = f"""Left: {_words(table, "accuracy", "accuracy_")}; the dashed line is the majority class, {baseline:.2f};
+        diamonds are printed numbers, filled where measured on breast ultrasound: {printed or "none"}"""
+    right = f"Right: {_words(table, 'difference', 'difference_', '+.2f')}"
+    return Picture(figure, caption, [left, right])
 
 
 def by_parameter(table, means, parameter, measure="test_accuracy", lines="protocol"):
@@ -442,8 +461,8 @@ def by_parameter(table, means, parameter, measure="test_accuracy", lines="protoc
     ax.set(xlabel=over, ylabel=measured)
     if centre:  # there is more than one
         ax.legend(title=lines, frameon=False, **BESIDE)
-    text = f"Small dots: {measured} of {len(table)} runs over {over}; large marks: means with 95 % intervals"
-    return Picture(figure, f"{text}. {'. '.join(words)}.")
+    caption = f"Small dots: {measured} of {len(table)} runs over {over}. Large marks: means with 95 % intervals."
+    return Picture(figure, caption, words)
 
 
 def _axes(width, height, rows=1, columns=1, **options):

@@ -49,12 +49,12 @@ def alts(output):
 
 
 def undescribed(outputs):
-    """The pictures whose description does not stand below them."""
+    """The pictures that have no description, or no caption below them."""
     pairs = itertools.zip_longest(outputs, outputs[1:], fillvalue={})
     captions = [
         (alt, below.get("data", {}).get("text/markdown", "")) for output, below in pairs for alt in alts(output)
     ]
-    return [alt for alt, caption in captions if len(alt) < 20 or f"*Figure. {alt}*" != caption.strip()]
+    return [alt for alt, caption in captions if len(alt) < 20 or not re.fullmatch(r"\*Figure\. .+\*\s*", caption)]
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -78,7 +78,7 @@ def shown(monkeypatch):
         outputs.append(nbformat.from_dict({"data": data, "metadata": metadata or {}}))
 
     monkeypatch.setattr("IPython.display.display", display)
-    figures.scans([np.zeros((9, 9))], ["one black square"])._ipython_display_()
+    figures.scans([np.zeros((9, 9))] * 2, ["one black square", "another"])._ipython_display_()
     figures.drawing("workflows")
     return outputs
 
@@ -86,13 +86,20 @@ def shown(monkeypatch):
 def test_a_picture_and_a_drawing_are_described(shown):
     assert [len(alts(output)) for output in shown] == [1, 0, 1, 0] and undescribed(shown) == []
     assert "no validation set of its own" in alts(shown[2])[0]
+    assert [output["data"]["text/markdown"] for output in shown[1::2]] == [
+        "*Figure. 2 scans.*",
+        "*Figure. The steps of the two papers, side by side and from top to bottom: data, split, training, scores.*",
+    ]
 
 
 def test_a_missing_description_is_found(shown):
-    assert len(undescribed(shown[::-1])) == 2, "above, not below"
+    assert len(undescribed(shown[1::-1])) == 1, "above, not below"
+    assert len(undescribed(shown[:1])) == len(undescribed([shown[0], shown[0], shown[1]])) == 1, "no caption"
+    shown[1]["data"]["text/markdown"] = "*Figure. *"
+    assert len(undescribed(shown)) == 1, "an empty caption"
     shown[0]["metadata"] = nbformat.from_dict({})
     shown[2]["data"]["text/html"] = shown[2]["data"]["text/html"].replace("alt=", "title=")
-    assert undescribed(shown) == ["", ""]
+    assert undescribed(shown) == ["", ""], "no alternative text"
 
 
 # Headings.

@@ -116,8 +116,11 @@ def test_lesson_runs_to_the_end_through_the_menu(browser, lab, pictures):
     outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 6
-    # JupyterLab itself drops a stored picture's alternative text: the words below it are what its readers have.
-    assert page.locator(".jp-OutputArea .jp-RenderedMarkdown em", has_text="Figure. Two columns").count() == 1
+    # JupyterLab itself drops a stored picture's alternative text: the caption below it is what its readers have.
+    assert (
+        page.locator(".jp-OutputArea .jp-RenderedMarkdown em", has_text="Figure. The steps of the two papers").count()
+        == 1
+    )
 
 
 def exercises_of(path):

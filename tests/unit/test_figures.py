@@ -1,6 +1,10 @@
-"""Figures are made from arrays and tables, and say in words what they show."""
+"""Figures are made from arrays and tables, and say in words what they show: a short caption, a full description."""
 
 import io
+import re
+import string
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -25,27 +29,85 @@ MAPS = np.pad(np.ones((2, 1, 1)), ((0, 0), (2, 1), (1, 2)))  # the highest cell 
 PEAKS = [[0.625, 0.375], [np.nan, np.nan]]
 FEATURES = {"conv": np.zeros((4, 4, 3)), "first": np.ones((20, 20, 3))}
 
+TRUTH = np.arange(8) % 2 == 0
+INTERVALS = SCORES.rename(columns={"score": "mean"}).dropna()
+CLASS_SCORES = SCORES.assign(model="A", measure="recall", **{"class": ["benign", "normal"]})
+CALIBRATION = SCORES.assign(confidence=[0.75, 0.5], accuracy=SCORES["score"])
+SYSTEMS = pd.DataFrame({name: [0.8, 0.7] for name in ("accuracy", "difference")}, index=["forest", "svm"])
+SYSTEMS = SYSTEMS.assign(**{f"{name}_{end}": SYSTEMS[name] for name in SYSTEMS for end in ("low", "high")})
+SYSTEMS = SYSTEMS.assign(printed=[90, np.nan], same_kind=True)
+RUNS = pd.DataFrame({"protocol": "clean", "seed": [0, 1], "test_accuracy": [0.5, 0.75]})
+MEANS = RUNS.assign(test_accuracy_low=0.4, test_accuracy_high=0.8)
+WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "normal", "confidence": 0.9})
+
 PICTURES = {
-    "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans: a; b."),
+    "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
     "class_balance": (lambda: figures.class_balance(COUNTS), "benign: 4 images and 5 masks"),
     "sizes": (lambda: figures.sizes(SIZES), "widths from 200 to 390 pixels"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
-    "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none; the majority"),
+    "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none. The majority"),
     "one_against_rest": (lambda: figures.one_against_rest(MATRIX, CLASSES), "benign: TP 63, FN 3, FP 4, TN 47"),
+    "class_scores": (lambda: figures.class_scores(CLASS_SCORES, ["recall"]), "recall, A: benign: 0.80 (0.70 to 0.90)"),
+    "mistakes": (lambda: figures.mistakes(WRONG, PIXELS, [LESION, None]), "a, true benign, said normal, p = 0.90."),
+    "variants": (lambda: figures.variants(PIXELS, PIXELS[:, None], "ab", np.ones((2, 1, 4))), "2 rows (a, b), turned"),
+    "verdicts": (
+        lambda: figures.verdicts(PIXELS, ["flip", "blur"], [True, False]),
+        "flip: allowed. blur: not allowed.",
+    ),
     "points": (lambda: figures.points(POINTS, "grey"), "median -1.00, from -3.00 to 1.00, 50% of 2 scans below zero"),
+    "filters": (lambda: figures.filters({"first": np.ones((7, 7, 3, 88))}), "first, 88 filters of 7 × 7"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
     "feature_maps": (lambda: figures.feature_maps(PIXELS[0], FEATURES), "conv: 4 × 4 places, 100% of the values"),
+    "candidates": (
+        lambda: figures.candidates({"test": [9, 3]}, ("values read", "left")),
+        "left, by values read. test: 9",
+    ),
+    "right_counts": (lambda: figures.right_counts([3, 5, 5], {"Table 1": 4}, "right"), "Marked: Table 1 4."),
+    "worth": (lambda: figures.worth({"BUSI": INTERVALS}), "BUSI: phase 1: +0.8 (+0.7 to +0.9)."),
+    "curves of one class": (
+        lambda: figures.roc_and_precision_recall(TRUTH, {"A": TRUTH / 2}),
+        "average precision 1.00",
+    ),
+    "reliability": (lambda: figures.reliability({"A": CALIBRATION}), "A: 0.75: 0.80 (0.70 to 0.90); 0.5: none."),
+    "comparison": (lambda: figures.comparison(SYSTEMS, 0.5), "measured on breast ultrasound: forest 90 %."),
+    "by_parameter": (lambda: figures.by_parameter(RUNS, MEANS, "seed"), "seed 0: 0.500 (0.400 to 0.800); 1: 0.750"),
 }
+
+
+def is_short(caption):
+    """One or two sentences in at most 220 characters."""
+    return len(caption) <= 220 and 1 <= len(re.findall(r"[.?!](?= |$)", caption)) <= 2 and caption[-1] in ".?!"
+
+
+@pytest.mark.parametrize("bad", ["", "No full stop", "One. Two. Three.", "a" * 220 + "."])
+def test_a_caption_that_is_none_or_too_long_is_seen(bad):
+    assert is_short("A point per scan (95 % intervals); p = 0.5. Two.") and not is_short(bad)
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_figure_is_drawn_and_described(name):
     make, words = PICTURES[name]
     picture = make()
+    assert is_short(picture.caption) and picture.description.startswith(f"{picture.caption} ")
     assert words in picture.description
     image = np.asarray(Image.open(io.BytesIO(picture.png)).convert("L"))
     assert image.shape[0] > 100 and image.std() > 5, "an empty picture"
+
+
+def test_every_function_that_makes_a_picture_is_drawn_here():
+    made = {name for make, _ in PICTURES.values() for name in make.__code__.co_names}
+    assert {
+        name
+        for name, value in vars(figures).items()
+        if callable(value) and value.__module__ == figures.__name__ and name[0] in string.ascii_lowercase
+    } - made == {"drawing"}
+
+
+def test_the_captions_of_the_drawings_are_short():
+    files = list(Path(figures.__file__).parent.glob("drawings/*.svg"))
+    titles = [ElementTree.parse(file).findtext("{http://www.w3.org/2000/svg}title") for file in files]
+    assert len(files) == 3 and all(map(is_short, titles))
 
 
 def test_no_scans_and_no_mistakes_give_a_picture_that_says_so():
@@ -60,7 +122,7 @@ def test_the_outline_is_drawn():
 
 def test_the_drawn_precision_recall_curve_has_the_average_precision_as_its_area(monkeypatch):
     """Precision between two thresholds is not what a straight line says: the drawn line goes in steps."""
-    monkeypatch.setattr(figures, "Picture", lambda figure, description: figure)
+    monkeypatch.setattr(figures, "Picture", lambda figure, caption, details: figure)
     rng = np.random.default_rng(0)
     truth = rng.random(60) < 0.3
     p = rng.random(60) + 0.3 * truth
