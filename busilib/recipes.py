@@ -1,8 +1,9 @@
 """The two papers' settings, and the profiles quick and full, in one place.
 
-The papers' settings stand in tables/recipes.json: what both phases of a paper share under "A" and "B", the rest under
+The papers' settings stand in tables/recipes.json: what all phases of a paper share under "A" and "B", the rest under
 the phase. Each is marked "says" (the paper prints it) or "chosen" (the paper is silent, and we had to choose; the
 reason stands beside it). A = Ningsih & Alamsyah 2023 (ResNet50). B = Nikmah et al. 2024 (Inception-ResNet-v2).
+"A-new-head" and "A-careful" are ours: paper A's network fine-tuned with care, the new layers first.
 """
 
 import json
@@ -20,7 +21,7 @@ PROBABILITIES = [f"p_{name}" for name in CLASSES]  # the columns of predictions
 class Recipe:
     """All settings of one training run; `get` makes one."""
 
-    name: str  # "A-frozen", "A-tuned", "B-frozen", "B-tuned"
+    name: str  # a key of `PAPERS`
     backbone: str  # a key of busilib.learning.models.BACKBONES
     image_size: int  # pixels per side
     preprocessing: str  # "rescale" (X/255) or "own" (what the backbone was trained with)
@@ -50,7 +51,7 @@ PAPERS = {
         key: Setting(tuple(value) if isinstance(value, list) else value, *why)
         for key, (value, *why) in (_TABLE[name[0]] | _TABLE[name]).items()
     }
-    for name in ("A-frozen", "A-tuned", "B-frozen", "B-tuned")
+    for name in ("A-frozen", "A-tuned", "A-new-head", "A-careful", "B-frozen", "B-tuned")
 }
 
 # The profiles: what is made smaller so that a lesson runs in a minute. "full" leaves the papers' values as they are.
@@ -60,6 +61,8 @@ PROFILES = {
         "folds": 5,
         "A-frozen": {"image_size": 64, "epochs": 15},
         "A-tuned": {"image_size": 64, "epochs": 4},
+        "A-new-head": {"image_size": 64, "epochs": 15},
+        "A-careful": {"image_size": 64, "epochs": 4},
         "B-frozen": {"image_size": 75, "epochs": 10, "views": 2},
         "B-tuned": {"image_size": 75, "epochs": 2, "views": 1},
         # Paper A's head, trained dozens of times in lessons 07 and 08: `study`.

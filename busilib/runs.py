@@ -164,6 +164,41 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
     return open_run(folder)
 
 
+def save(model, history, probabilities, recipe, scans, split, *, weights, seed=0, start=None, runs="auto"):
+    """Save what was trained by hand as the run that `find_or_train` then finds, and return that Run.
+
+    A model, or a training, that is not the recipe's is saved all the same, as "NAME-edited", and it is printed why: no
+    lesson takes it for the paper's. So is a repetition whose answers differ from those of the finished run.
+
+    Args:
+        model: uint8 pixels to probabilities, its layers named "preprocessing", "base" and "head".
+        history: what ``fit`` returned, for the head or for a network that holds it.
+        probabilities: (N, 3), one row per file of ``split``, in its order and the classes'.
+        recipe, scans, split, weights, seed, start, runs: as for `find_or_train`.
+
+    Raises RunError when ``probabilities`` are none, or not what the model says of the first files.
+    """
+    from busilib.learning import training
+
+    weights = _weights_of(start, weights) if start else weights
+    edited, trained = training.by_hand(model, history, probabilities, recipe, split, weights)
+    info = _info(recipe, scans, split, weights, seed, start)
+    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
+    if not edited and folder.is_dir():
+        then, now = open_run(folder).predictions[PROBABILITIES], trained.predictions[PROBABILITIES]
+        difference = (then - now).abs().max(axis=None)
+        edited = [f"answers that differ by {difference:.3f} from those of {folder.name}"] if difference > 0.001 else []
+    if edited:
+        digest = hashlib.sha256(json.dumps([edited, info["key"]]).encode() + trained.predictions.to_csv().encode())
+        folder = folder.with_name(f"{recipe.name}-edited-{digest.hexdigest()[:12]}")
+        info |= {"edited": edited, "recipe": info["recipe"] | {"name": f"{recipe.name}-edited"}}
+        print(f"Saved as {folder.name}, not as {recipe.name}: it has other {'; other '.join(edited)}.")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            write(folder, trained, info | trained.info | {"seconds": None, "peak_memory_mb": _peak_memory()})
+    return open_run(folder)
+
+
 def _train(recipe, scans, split, weights, seed, start):
     if isinstance(recipe, Recipe):
         from busilib.learning import training
@@ -277,7 +312,7 @@ def collect(runs="auto"):
     """Return one row per finished run, as a table sorted by folder: its settings, scores and costs.
 
     ``runs`` is a folder of runs or of a sweep. Columns: ``run``; the recipe's settings; ``dataset``, ``protocol``,
-    ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``,
+    ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds`` (None: trained by hand),
     ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
     ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
     test set. A run that several executions made counts once.

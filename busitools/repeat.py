@@ -38,6 +38,8 @@ def repeat(file, dataset=None, weights=None, folder="runs/repeated"):
 
 
 def _train(info, dataset, file, folder):
+    if info.get("edited"):
+        raise RunError(f"It was trained by hand, with other {', '.join(info['edited'])}: run.json does not hold how")
     try:
         recipe = runs.recipe_of(info) if info["recipe"]["name"] in PAPERS else comparators.get(**info["recipe"])
         scans, first = _scans(info["dataset"], dataset), info["started_from"]

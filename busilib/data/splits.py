@@ -14,7 +14,6 @@ from busilib.errors import SplitError
 from busilib.recipes import CLASSES
 
 PARTS = ("train", "validation", "test")
-_PAPER = {"A-frozen": "A", "A-tuned": "A", "B-frozen": "B", "B-tuned": "B"}  # whose recipe it is
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, 
     """Return the Recipe and the Split that belong together, in one call.
 
     Args:
-        recipe_name: "A-frozen", "A-tuned", "B-frozen" or "B-tuned".
+        recipe_name: a key of `recipes.PAPERS`.
         scans: the catalogue.
         profile: "quick" or "full".
         protocol: "paper" (as the paper did it) or "clean".
@@ -174,7 +173,7 @@ def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, 
     """
     recipe = recipes.get(recipe_name, profile, protocol, **changes)
     folds = recipes.profile_values(profile)["folds"]
-    return recipe, make(_PAPER[recipe_name], protocol, scans, fold, folds, seed)
+    return recipe, make(recipe_name[0], protocol, scans, fold, folds, seed)
 
 
 def check_split(split):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from busilib.cache import bar, cache_dir, report, shown, write_file
 from busilib.data import images
+from busilib.errors import RunError
 from busilib.learning import models
 from busilib.learning.augmentation import RandomAffine
 from busilib.recipes import CLASSES, PROBABILITIES
@@ -48,15 +49,63 @@ def train(recipe, split, *, weights, seed=0, start=None):
         model.get_layer("head").get_layer("batch_norm").trainable = False
     frozen, trained = models.parts(model, recipe)
     history, table = _learn(recipe, split, frozen, trained, seed)
-    info = {
+    return Trained(model, history, table, _facts(recipe, split, model, trained, history))
+
+
+def _facts(recipe, split, model, trained, history):
+    """Return what run.json holds of a training besides its settings, as a dict."""
+    return {
         "epochs_run": len(history),
         "epoch_kept": best_epoch(history, recipe.monitor),
         "steps_per_epoch": -(-len(split.part("train")) // recipe.batch_size),
         "parameters": model.count_params(),
-        "parameters_trained": int(sum(np.prod(w.shape) for w in trained.trainable_weights)),
-        "copied": copied,
+        "parameters_trained": _trainable(trained),
     }
-    return Trained(model, history, table, info)
+
+
+def _trainable(model):
+    return int(sum(np.prod(weights.shape) for weights in model.trainable_weights))
+
+
+def by_hand(model, history, probabilities, recipe, split, weights):
+    """Return (edited, `Trained`) of a model that was compiled and fitted outside: see `runs.save`.
+
+    ``edited`` names, as a list of texts, what is not as the recipe says: empty when all is.
+    """
+    fitted, base, head = history.model, model.get_layer("base"), model.get_layer("head")
+    # Copies without an optimizer, which would be saved with them.
+    copy = keras.models.clone_model(head)
+    copy.set_weights(head.get_weights())
+    whole = models.assemble(recipe, weights, base, copy)
+    probabilities, first = np.asarray(probabilities), images.load(split.table["path"][:4], recipe.image_size)
+    if probabilities.shape != (len(split.table), len(CLASSES)):
+        raise RunError(
+            f"probabilities are {probabilities.shape}; {split.name} needs {(len(split.table), len(CLASSES))}"
+        )
+    if not np.allclose(keras.ops.convert_to_numpy(whole(first)), probabilities[:4], atol=0.001):
+        raise RunError(
+            "The probabilities are not what the model says of the first files of split.table. They must have one row "
+            "per file in that order, and the model's preprocessing must be what models.preprocessing gives."
+        )
+    count, table = _trainable(fitted), pd.DataFrame(history.history)
+    table.insert(0, "epoch", table.index + 1)
+    expected = models.parts(whole, recipe)[1]
+    facts = _facts(recipe, split, whole, fitted, table)
+    said = {
+        "layers in the head": (_settings(head), _settings(models.head(recipe, base.output_shape[1:]))),
+        "trained parameters": (count, _trainable(expected)),
+        "optimizer": (type(fitted.optimizer).__name__, "Adam"),
+        "learning rate": (round(float(fitted.optimizer.learning_rate), 9), round(recipe.learning_rate, 9)),
+        "loss": (fitted.loss, "categorical_crossentropy"),
+        "epochs": (history.params["epochs"], recipe.epochs),
+        "batch size": (history.params["steps"], facts["steps_per_epoch"]),
+    }
+    edited = [what for what, (is_so, should_be) in said.items() if is_so != should_be]
+    return edited, Trained(whole, table, predictions(split, probabilities), facts)
+
+
+def _settings(head):
+    return [(type(layer).__name__, layer.get_config() | {"name": "", "trainable": True}) for layer in head.layers]
 
 
 def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):

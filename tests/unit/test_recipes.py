@@ -69,7 +69,7 @@ def test_changes_replace_and_none_leaves():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "C"}, "recipe 'C' does not exist; choose one of: A-frozen, A-tuned, B-frozen, B-tuned"),
+        ({"name": "C"}, "recipe 'C' does not exist; choose one of: A-frozen, A-tuned, A-new-head, A-careful, B-frozen, B-tuned"),
         ({"profile": "slow"}, "PROFILE 'slow' does not exist; choose one of: quick, full"),
         ({"protocol": "dirty"}, "PROTOCOL 'dirty' does not exist; choose one of: paper, clean"),
         ({"preprocessing": "none"}, "preprocessing 'none' does not exist; choose one of: rescale, own"),

@@ -13,6 +13,7 @@ from busilib import metrics, recipes, runs
 from busilib.data import images, splits
 from busilib.errors import RunError
 from busilib.learning import keras, models, training
+from busilib.recipes import PROBABILITIES
 
 WEIGHTS = models.Weights("none", "Random features.")
 FILES = {"run.json", "history.csv", "predictions.csv", "head.keras", "model_card.md"}
@@ -191,6 +192,74 @@ def test_the_key_covers_what_the_code_does_not_its_words(monkeypatch, tmp_path):
     assert runs._code("learning/models.py", "data/images.py") != before
 
 
+def by_hand(split, home, phantoms, rate=1e-3, head=None, answers=lambda probabilities: probabilities, **changes):
+    """Train a head as a lesson does, and save it."""
+    recipe = small()
+    frozen = training.frozen_base("Tiny", 32, recipe.preprocessing, WEIGHTS)
+    features = frozen.predict(images.load(split.table["path"], 32), batch_size=64, verbose=0)
+    keras.utils.set_random_seed(0)
+    head = head or models.head(recipe, features.shape[1:])
+    head.compile(keras.optimizers.Adam(rate), "categorical_crossentropy", metrics=["accuracy"])
+    history = head.fit(
+        training.batches(*training.part(split, "train", features), recipe.batch_size, 0),
+        validation_data=training.batches(*training.part(split, "validation", features), 64),
+        epochs=2, callbacks=[keras.callbacks.EarlyStopping("val_loss", patience=10, restore_best_weights=True)],
+        verbose=0, shuffle=False,
+    )  # fmt: skip
+    base = frozen.get_layer("base")
+    model = models.assemble(recipe, WEIGHTS, base, head)
+    probabilities = answers(head.predict(features, verbose=0))
+    return runs.save(model, history, probabilities, recipe, phantoms, split, weights=WEIGHTS, runs=home, **changes)
+
+
+def test_a_run_trained_by_hand_is_the_librarys(phantoms, split, tiny_run, tmp_path, training_is):
+    run = by_hand(split, tmp_path, phantoms)
+    assert run.name == tiny_run.name and run.info["key"] == tiny_run.info["key"]
+    np.testing.assert_allclose(run.predictions[PROBABILITIES], tiny_run.predictions[PROBABILITIES], atol=1e-5)
+    np.testing.assert_allclose(run.history, tiny_run.history, atol=1e-5)
+    pixels = images.load(split.table["path"][:5], 32)
+    np.testing.assert_allclose(run.model().predict(pixels, verbose=0), run.predictions[PROBABILITIES][:5], atol=1e-5)
+    training_is(must_not_train)
+    assert runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=tmp_path) == run
+    assert by_hand(split, tmp_path, phantoms) == run, "once more: the same run"
+    assert set(run.info) == set(tiny_run.info) and run.info["parameters_trained"] == tiny_run.info["parameters_trained"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"rate": 0.01}, "learning rate"),
+        ({"head": lambda: models.head(small(dense=(9,)), (2, 2, 16))}, "layers in the head"),
+    ],
+    ids=["rate", "head"],
+)
+def test_an_edited_training_is_not_taken_for_the_papers(changes, what, phantoms, split, tiny, tmp_path, capsys):
+    if "head" in changes:
+        changes = {"head": changes["head"]()}
+    run = by_hand(split, tmp_path, phantoms, **changes)
+    assert run.name.startswith("A-frozen-edited-") and what in run.info["edited"] and what in capsys.readouterr().out
+    assert runs.collect(tmp_path)["name"].tolist() == ["A-frozen-edited"]
+    pixels = images.load(split.table["path"][:5], 32)
+    np.testing.assert_allclose(run.model().predict(pixels, verbose=0), run.predictions[PROBABILITIES][:5], atol=1e-5)
+
+
+def test_a_training_that_came_out_otherwise_does_not_replace_the_run(phantoms, split, tiny, tmp_path):
+    first = by_hand(split, tmp_path, phantoms)
+    other = models.head(small(), (2, 2, 16))  # other first weights: nothing else tells it from the first
+    second = by_hand(split, tmp_path, phantoms, head=other)
+    assert first.folder.is_dir() and second.name.startswith("A-frozen-edited-") and first.name in str(second.info)
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [(lambda p: p[::-1], "not what the model says of the first files"), (lambda p: p[:-1], "needs \\(60, 3\\)")],
+)
+def test_answers_that_are_not_the_models_are_refused(answers, words, phantoms, split, tiny, tmp_path):
+    with pytest.raises(RunError, match=words):
+        by_hand(split, tmp_path, phantoms, answers=answers)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_interrupted_training_leaves_no_folder(failure, phantoms, split, tmp_path, tiny_run, training_is):
     def stopped(*given, **named):
@@ -214,7 +283,6 @@ def test_the_second_phase_goes_on_from_the_first_and_says_so(phantoms, split, ho
     recipe = small("A-tuned", dense=(8, 6, 5), epochs=1, learning_rate=1e-9)
     run = runs.find_or_train(recipe, phantoms, split, start=tiny_run, runs=home)
     assert run.info["start"] == tiny_run.name and (run.folder / "model.keras").is_file()
-    assert run.info["copied"] == ["batch_norm", "dense_1"]
     assert run.info["weights"]["sentence"] == f"Random features. Trained further from {tiny_run.name}."
     first, second = (one.model().get_layer("base").get_weights() for one in (tiny_run, run))
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
