@@ -164,7 +164,15 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
     return open_run(folder)
 
 
-def save(model, history, probabilities, recipe, scans, split, *, weights, seed=0, start=None, runs="auto"):
+def find(recipe, scans, split, *, weights=None, seed=0, start=None, runs="auto"):
+    """Return the finished Run that `find_or_train` would find, None when there is none; the arguments are its own."""
+    weights = _weights_of(start, weights) if start else weights
+    info = _info(recipe, scans, split, weights, seed, start)
+    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
+    return open_run(folder) if folder.is_dir() else None
+
+
+def save(model, history, probabilities, recipe, scans, split, *, weights=None, seed=0, start=None, runs="auto"):
     """Save what was trained by hand as the run that `find_or_train` then finds, and return that Run.
 
     A model, or a training, that is not the recipe's is saved all the same, as "NAME-edited", and it is printed why: no
@@ -312,8 +320,8 @@ def collect(runs="auto"):
     """Return one row per finished run, as a table sorted by folder: its settings, scores and costs.
 
     ``runs`` is a folder of runs or of a sweep. Columns: ``run``; the recipe's settings; ``dataset``, ``protocol``,
-    ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds`` (None: trained by hand),
-    ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
+    ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``
+    (None: trained by hand), ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
     ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
     test set. A run that several executions made counts once.
     """

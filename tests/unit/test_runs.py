@@ -148,6 +148,8 @@ def test_the_card_tells_the_scores_and_the_limits(run):
 def test_a_finished_run_is_found(phantoms, split, home, tiny_run, training_is):
     training_is(must_not_train)
     assert runs.find_or_train(small(), phantoms, split, weights=WEIGHTS, runs=home).folder == tiny_run.folder
+    assert runs.find(small(), phantoms, split, weights=WEIGHTS, runs=home) == tiny_run
+    assert runs.find(small(), phantoms, split, weights=WEIGHTS, seed=99, runs=home) is None
 
 
 class Asked(Exception):
