@@ -5,31 +5,20 @@ predicted, in the order benign, malignant, normal.
 """
 
 import itertools
+import json
 from fractions import Fraction
+from importlib.resources import files
 
 import pandas as pd
 
-# Paper A, Tables 1 and 2, in per cent.
-A_SCORES = pd.DataFrame(
-    [
-        ("phase 1, frozen", "train", 96.07, 96.11, 96.07, 96.03),
-        ("phase 1, frozen", "test", 93.16, 93.11, 93.16, 93.09),
-        ("phase 2, fine-tuned", "train", 96.53, 96.56, 96.53, 96.49),
-        ("phase 2, fine-tuned", "test", 96.58, 96.59, 96.58, 96.54),
-    ],
-    columns=["phase", "part", "accuracy", "precision", "recall", "f1"],
-)
+_TABLES = json.loads((files("busilib") / "tables" / "published.json").read_text(encoding="utf-8"))
+# Paper A, Tables 1 and 2, in per cent: phase, part, accuracy, precision, recall, f1.
+A_SCORES = pd.DataFrame(**_TABLES["A_SCORES"])
 A_FILES = {"train": 663, "test": 117}
 A_CONFUSION = [[63, 3, 0], [4, 27, 0], [0, 0, 20]]  # Figure 7 as its text describes it: 110 of 117
 
-# Paper B, Table 3: fractions.
-B_EPOCHS = pd.DataFrame(
-    {
-        "epoch": range(1, 11),
-        "accuracy": [0.8620, 0.8524, 0.8620, 0.8972, 0.8972, 0.8032, 0.8049, 0.8462, 0.8787, 0.8928],
-        "val_accuracy": [0.7809, 0.7951, 0.8269, 0.8481, 0.8799, 0.4417, 0.8481, 0.7350, 0.8339, 0.8975],
-    }
-)
+# Paper B, Table 3, as fractions: epoch, accuracy, val_accuracy.
+B_EPOCHS = pd.DataFrame(**_TABLES["B_EPOCHS"])
 B_FILES = {"train": 1138, "validation": 283, "test": 157}  # inferred from Table 3's fractions and 143 steps
 B_TEST_ACCURACY = 90.0  # per cent, as the text rounds it
 B_CONFUSION = [[87, 2, 0], [8, 34, 0], [6, 0, 20]]  # Figure 6 as its text describes its 16 errors, of 89 / 42 / 26
@@ -38,25 +27,7 @@ B_AUGMENTATION = {"rotation_range": 20, "zoom_range": 0.2, "shear_range": 0.2, "
 
 # The systems that both papers compare themselves with: A's Table 3 and introduction, B's section on related work. The
 # accuracy is the printed one, in per cent; ``data`` is what the cited work measured it on.
-COMPARISON = pd.DataFrame(
-    [
-        ("A", "convolutional capsule network", 87.0, "Iesmantas & Alzbutas 2018, arXiv 1804.08376",
-         "histology (microscope images), 4 classes", False),
-        ("A", "random forest", 92.40, "Jackins et al. 2021, doi 10.1007/s11227-020-03481-x",
-         "tabular clinical records", False),
-        ("A", "BCDNet", 93.97, "Lu, Wang & Zhang 2023, doi 10.1016/j.irbm.2023.100774", "breast ultrasound", True),
-        ("A", "SVM on ResNet50 features", 94.7, "Ismael & Sengur 2021, doi 10.1016/j.eswa.2020.114054",
-         "chest X-ray, COVID-19", False),
-        ("B", "LeNet-like CNN", 87.07, "Zeimarani et al. 2020, IEEE Access 8:133349",
-         "breast ultrasound, 641 lesions, 5-fold", True),
-        ("B", "ENAS-style cells", 88.1, "Ahmed et al. 2020, arXiv 2005.13695", "breast ultrasound, other scans", True),
-        ("B", "Gaussian-dropout stacked ensemble", 92.15, "Karthik et al. 2022, doi 10.1016/j.irbm.2021.10.002",
-         "breast ultrasound, 3 classes", True),
-        ("B", "Inception-ResNet-v2, plain head", 82.93, "Badawy et al. 2021, ITC-Egypt",
-         "breast ultrasound, another split", True),
-    ],
-    columns=["paper", "system", "accuracy", "source", "data", "breast_ultrasound"],
-)  # fmt: skip
+COMPARISON = pd.DataFrame(**_TABLES["COMPARISON"])
 
 
 def denominators(printed, decimals=4, how="round", lowest=20, highest=1999):
