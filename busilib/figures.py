@@ -535,3 +535,28 @@ def _heatmap(ax, values, texts, classes, title, **options):
     options |= {"xticklabels": classes, "yticklabels": classes, "linewidths": 1, "cbar": False, "square": True}
     seaborn.heatmap(values, annot=np.reshape(texts, values.shape), fmt="", ax=ax, **options)
     ax.set(title=title, xlabel="predicted", ylabel="true")
+
+
+def labelled(images, titles, parts):
+    """Scans with the names of their parts beside them, each joined by a line to a pixel well inside it.
+
+    ``parts``: one dict per scan, name → bool (h, w), as `busilib.data.phantom.parts` gives it.
+    """
+    from scipy import ndimage
+
+    figure, axes = _images(images, titles, len(images), (4.6, 3.4), vmin=0, vmax=255)
+    words = []
+    for ax, title, regions in zip(axes, titles, parts, strict=True):
+        inmost = {}
+        for name, region in regions.items():
+            depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+            deep = np.argwhere(depth > 0.9 * depth.max())
+            inmost[name] = deep[len(deep) // 2]
+        inmost = dict(sorted(inmost.items(), key=lambda item: item[1][0]))
+        for k, (name, (row, column)) in enumerate(inmost.items()):
+            place = 1.06, 1 - (k + 0.5) / len(inmost)
+            line = {"arrowstyle": "-", "color": "#E69F00", "lw": 1.4, "shrinkB": 0}
+            ax.annotate(name, (column, row), place, textcoords="axes fraction", va="center", arrowprops=line)
+            ax.plot(column, row, "o", color="#E69F00", mec="black", ms=5)
+        words.append(f"{title}, from top to bottom: {', '.join(inmost)}")
+    return Picture(figure, f"{len(images)} scans. Each orange line leads from a name to a point in that part.", words)

@@ -103,12 +103,15 @@ def _layers(rng, depth, width, mm):
 
 
 def _tissue(rng, shape, mm):
-    """Return the echo strength in dB, float32 (height, width), of a breast without a lesion, and the gland's level."""
+    """Return a breast without a lesion: echo strength in dB, float32 (height, width), and the gland's level.
+
+    And what `parts` needs: the layers' memberships before the tissue is bent, and the place each pixel is taken from.
+    """
     from scipy import ndimage
 
     height, width = shape
     depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
-    fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm)
+    layers = fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm)
     gland_db, streaky, lobular = rng.uniform(-2, 5), rng.uniform(0.4, 1.3), rng.uniform(0, 1.3)
 
     def grain(tall, wide):
@@ -135,7 +138,8 @@ def _tissue(rng, shape, mm):
     calm = np.clip(depth / 4, 0, 1) / mm
     rows = np.arange(height)[:, None] + calm * (rng.uniform(0.4, 1.2) * grain(7, 10) + 0.25 * grain(2.5, 5))
     columns = np.arange(width)[None, :] + calm * 0.8 * grain(6, 8)
-    return ndimage.map_coordinates(echo, [rows, columns], order=1, mode="nearest", output=np.float32), gland_db
+    bent = ndimage.map_coordinates(echo, [rows, columns], order=1, mode="nearest", output=np.float32)
+    return bent, gland_db, layers, (rows, columns)
 
 
 # --- lesions --------------------------------------------------------------------------------------------------------
@@ -268,11 +272,16 @@ def _shade(rng, shape, mm):
     return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
 
 
+def _frame(rng):
+    """Return the size of a frame, (height, width) in pixels, and a pixel's side in mm."""
+    shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
+    return shape, rng.uniform(28, 42) / shape[0]
+
+
 def _simulate(label, rng, lesions):
     """Return a whole frame in grey levels (float32, before rounding), its masks (bool) and its true parameters."""
-    shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
-    mm = rng.uniform(28, 42) / shape[0]
-    echo, gland_db = _tissue(rng, shape, mm)
+    shape, mm = _frame(rng)
+    echo, gland_db, *_ = _tissue(rng, shape, mm)
     placed, masks, loss = [], [], _shade(rng, shape, mm)
     for _ in range(lesions if label != "normal" else 0):
         size = shape[0] * mm, shape[1] * mm
@@ -384,6 +393,30 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
     whole = np.maximum.reduce(masks)
     truth |= {"label": label, "marks": marks, "colour": colour, "width": pixels.shape[1], "height": pixels.shape[0]}
     return Scan(_annotate(rng, pixels, whole, marks, colour), whole, truth, masks)
+
+
+def parts(label, seed):
+    """Return where the parts are of the scan that ``draw(label, seed)`` gives: a dict of bool arrays (height, width).
+
+    Skin, fat, gland and muscle are what lies beside the lesion and the tissue below it. "enhancement" or "shadow" is
+    the tissue below the middle of the lesion, where the generator made one.
+    """
+    from scipy import ndimage
+
+    scan, seeds = draw(label, seed), [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
+    rng = np.random.default_rng([*seeds, 0])
+    _, _, (fat, gland, muscle, deep, skin), places = _tissue(rng, *_frame(rng))
+    which = np.argmax((skin, fat, gland, muscle, deep), axis=0)
+    which = ndimage.map_coordinates(which, places, order=0, mode="nearest")
+    which, *_ = _cut(np.random.default_rng([*seeds, 1]), which, [], {}, copy=0, mirrored=False)
+    lesion = scan.mask > 0
+    under = np.cumsum(lesion, axis=0) > 0
+    regions = {name: (which == k) & ~under for k, name in enumerate(("skin", "fat", "gland", "muscle"))}
+    if lesion.any():
+        across = np.abs(np.arange(lesion.shape[1]) - scan.truth["centre_x"])
+        middle = across < scan.truth["lateral_mm"] / scan.truth["mm_per_pixel"] / 2
+        regions |= {"lesion": lesion, scan.truth["posterior"]: under & ~lesion & middle}
+    return {name: region for name, region in regions.items() if region.any() and name != "none"}
 
 
 # --- a whole data set -----------------------------------------------------------------------------------------------

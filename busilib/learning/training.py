@@ -244,6 +244,9 @@ class _Epochs(keras.utils.PyDataset):
         super().__init__()
         self.epoch, self.steps = epoch, steps
 
+    def __iter__(self):
+        return self.epoch()
+
     def __len__(self):
         return self.steps
 

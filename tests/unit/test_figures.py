@@ -42,6 +42,7 @@ WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "no
 
 PICTURES = {
     "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
+    "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": LESION}] * 2), "a, from top to bottom: lesion."),
     "class_balance": (lambda: figures.class_balance(COUNTS), "benign: 4 images and 5 masks"),
     "sizes": (lambda: figures.sizes(SIZES), "widths from 200 to 390 pixels"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
