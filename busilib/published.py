@@ -28,6 +28,12 @@ B_AUGMENTATION = {"rotation_range": 20, "zoom_range": 0.2, "shear_range": 0.2, "
 # The systems that both papers compare themselves with: A's Table 3 and introduction, B's section on related work. The
 # accuracy is the printed one, in per cent; ``data`` is what the cited work measured it on.
 COMPARISON = pd.DataFrame(**_TABLES["COMPARISON"])
+# What A's introduction cites besides, with the accuracy that it gives: named, not run again.
+A_CITED = pd.DataFrame(**_TABLES["A_CITED"])
+
+# Our reading of what each paper reports of CLAIM's 42 items (Mongan, Moy & Kahn 2020, doi 10.1148/ryai.2020200029;
+# updated 2024, doi 10.1148/ryai.240300): "reported", "partly", "not reported" or "not applicable", and where.
+CLAIM = pd.DataFrame(**_TABLES["CLAIM"]).set_index("item")
 
 
 def denominators(printed, decimals=4, how="round", lowest=20, highest=1999):

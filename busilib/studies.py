@@ -26,17 +26,18 @@ LEAKS = leaks.KINDS | {
 CODE = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, leaks.__file__))
 
 
-def leaks_of(recipe, weights, scans, seed):
+def leaks_of(recipe, weights, scans, seed, kinds=tuple(leaks.MAKE)):
     """Measure every leak once: one row per kind of `LEAKS`, with the accuracies without and with_leak.
 
     Columns: kind, without, with_leak, n (test files), n_train (training images), seed, difference. ``seed`` draws the
     split and the head's first weights. The two rows on choosing an epoch come from one training: the same weights,
-    once the epoch chosen on the validation set, once on the test set.
+    once the epoch chosen on the validation set, once on the test set. ``kinds``: which pairs of `leaks.MAKE` besides.
     """
-    return _cached(f"leaks-{seed}", recipe, weights, scans, lambda: _leaks(recipe, weights, scans, seed))
+    name = "-".join(["leaks", str(seed), *kinds])
+    return _cached(name, recipe, weights, scans, lambda: _leaks(recipe, weights, scans, seed, kinds))
 
 
-def _leaks(recipe, weights, scans, seed):
+def _leaks(recipe, weights, scans, seed, kinds):
     from busilib.learning.training import best_epoch
 
     split = leaks.clean(scans, seed)
@@ -50,8 +51,8 @@ def _leaks(recipe, weights, scans, seed):
         ("validation", honest, chosen(on_test, "val_loss", recipe.patience), split),
         ("best epoch", chosen(history, "val_accuracy"), chosen(on_test, "val_accuracy"), split),
     ]
-    for kind, make in leaks.MAKE.items():
-        pair = make(scans, seed)
+    for kind in kinds:
+        pair = leaks.MAKE[kind](scans, seed)
         same = pair.without.sha256 == split.sha256
         without = honest if same else accuracy(_train(recipe, weights, pair.without, seed))
         rows.append((kind, without, accuracy(_train(recipe, weights, pair.with_leak, seed)), pair.with_leak))

@@ -45,6 +45,11 @@ def test_leaks_are_measured_once(recipe, phantoms, monkeypatch):
     pd.testing.assert_frame_equal(studies.leaks_of(recipe, NONE, phantoms, 0), table)
 
 
+def test_single_leaks_can_be_measured(recipe, phantoms):
+    table = studies.leaks_of(recipe, NONE, phantoms, 0, kinds=("copies",))
+    assert table["kind"].tolist() == ["validation", "best epoch", "copies"]
+
+
 def test_early_stopping_on_validation_is_what_training_itself_restores(recipe, phantoms):
     """The honest row stands for a head that was trained the usual way."""
     table = studies.leaks_of(recipe, NONE, phantoms, 3).set_index("kind")
