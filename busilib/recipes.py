@@ -85,7 +85,7 @@ PARAMETERS = {
     "PROTOCOL": PROTOCOLS,
     "PROFILE": tuple(PROFILES),
     "PREPROCESSING": ("auto", *CHOICES["preprocessing"]),
-    "UNFREEZE": CHOICES["unfreeze"],
+    "UNFREEZE": ("none", "block", "last"),
     "FILL_MODE": ("nearest", "reflect", "constant", "wrap"),
 }
 _NUMBERS = {int: "a whole number, 0 or more", float: "a number, 0 or more"}

@@ -203,9 +203,7 @@ def parts(model, recipe):
 
 def compile_for(settings, model, loss="categorical_crossentropy"):
     """Compile a model: Adam at the learning rate of a recipe (or a comparator), cross-entropy, accuracy."""
-    on_jax = keras.backend.backend() == "jax"  # TensorFlow's XLA is slower than its own kernels on a CPU
-    adam = keras.optimizers.Adam(settings.learning_rate)
-    model.compile(adam, loss, metrics=["accuracy"], jit_compile=on_jax)
+    model.compile(keras.optimizers.Adam(settings.learning_rate), loss, metrics=["accuracy"])
 
 
 def augmented(model, layer):
