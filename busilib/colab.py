@@ -19,10 +19,8 @@ def start(minutes, drive=False):
     if os.path.exists("/dev/nvidia0") or "COLAB_TPU_ADDR" in os.environ:
         print("An accelerator is switched on.")
     else:
-        print(
-            f"Running on Colab's CPU: about {minutes} minute{'s' * (minutes != 1)} with the quick profile. The full "
-            'profile wants a GPU: menu "Runtime", "Change runtime type", "T4 GPU", then run all cells again.'
-        )
+        print(f"Running on Colab's CPU: about {minutes} minute{'s' * (minutes != 1)} with the quick profile.")
+        print('The full profile wants a GPU: menu "Runtime", "Change runtime type", "T4 GPU", then run all cells.')
     if drive:
         from google.colab import drive as google_drive
 

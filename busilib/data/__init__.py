@@ -20,10 +20,7 @@ def load(dataset="phantom", profile="quick", seed=0):
         return catalogue.read(phantom.cached(count, seed))
     folder = fetch.find() if dataset == "busi" else Path(dataset).expanduser()
     if folder is None:
-        raise DataError(
-            "BUSI is not here. Fetch it with `busi data get`; or name the folder that you have, "
-            'DATASET="/path/to/Dataset_BUSI_with_GT"; or work on made-up scans, DATASET="phantom".'
-        )
+        raise DataError(f"BUSI is not here. Fetch it with `busi data get`, or {fetch.OTHER_WAYS}")
     return catalogue.read(folder, name="busi" if dataset == "busi" else None)
 
 

@@ -8,8 +8,8 @@ scans.counts()   # images, masks and files of each class
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -92,14 +92,11 @@ def read(folder, name=None):
     links = [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)]
     table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links + pairs)]
     table["flags"] = _flags(table, expected, truth)
-    return Catalogue(
-        table=table.drop(columns="colour"),
-        name=name or ("busi" if busi else root.name),
-        kind="busi" if busi else "phantom" if made else "folder",
-        made=made,
-        warnings=tuple(warnings + unlike + (_differences(table, numbers) if busi or name == "busi" else [])),
-        pairs=pd.DataFrame([(table.image_id[i], table.image_id[j], r, how) for i, j, r, how in pairs], columns=_PAIRS),
-    )
+    kind = "busi" if busi else "phantom" if made else "folder"
+    warnings += unlike + (_differences(table, numbers) if busi or name == "busi" else [])
+    pairs = pd.DataFrame([(table.image_id[i], table.image_id[j], *how) for i, j, *how in pairs], columns=_PAIRS)
+    name = name or ("busi" if busi else root.name)
+    return Catalogue(table.drop(columns="colour"), name, kind, made, tuple(warnings), pairs)
 
 
 def _table(files):
@@ -169,8 +166,7 @@ def facts(of="images"):
     (burned-in marks, "" when none), cross_class (1 when the group has two labels), also_like (an image of another
     group that shows the same picture, "" when none). Masks: mask_id, image_id, pixel_sha256 (the RGB pixels).
     """
-    with resources.files("busilib").joinpath("tables", f"busi_{of}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, keep_default_na=False)
+    return pd.read_csv(Path(__file__).parents[1] / "tables" / f"busi_{of}.csv", keep_default_na=False)
 
 
 def _matches(table):
@@ -178,10 +174,9 @@ def _matches(table):
 
     Of the two rows with the same pixels, the one with the image's own label goes first.
     """
-    numbers = {}
-    for number, row in enumerate(facts().itertuples()):
-        for key in ((row.pixel_sha256, row.label), row.pixel_sha256):
-            numbers.setdefault(key, number)
+    expected = facts()[::-1]  # of two rows with one key the first counts
+    numbers = dict(zip(expected.pixel_sha256, expected.index, strict=True))
+    numbers |= dict(zip(zip(expected.pixel_sha256, expected.label, strict=True), expected.index, strict=True))
     pixels = zip(table.pixel_sha256, table.label, strict=True)
     return [numbers.get((sha256, label), numbers.get(sha256, -1)) for sha256, label in pixels]
 
@@ -227,17 +222,12 @@ def summary(catalogue):
     table = catalogue.table
     flags = pd.DataFrame({flag: [flag in row for row in table["flags"]] for flag in FLAGS}).groupby(table.label).sum()
     flags.loc["total"] = flags.sum()
-    groups = table.groupby("group")
-    mixed = groups.filter(lambda rows: rows.label.nunique() > 1).groupby("group").image_id.agg(list)
-    return {
-        **catalogue.identity(),
-        "counts": catalogue.counts().join(flags).to_dict("index"),
-        "pixels": table[["width", "height"]].agg(["min", "median", "max"]).to_dict(),
-        "groups": groups.ngroups,
-        "near_duplicates": catalogue.pairs.round({"correlation": 3}).to_dict("records"),
-        "contradictory": mixed.tolist(),
-        "warnings": list(catalogue.warnings),
-    }
+    groups, counts = table.groupby("group"), catalogue.counts().join(flags).to_dict("index")
+    mixed = groups.filter(lambda rows: rows.label.nunique() > 1).groupby("group").image_id.agg(list).tolist()
+    sizes = table[["width", "height"]].agg(["min", "median", "max"]).to_dict()
+    pairs = catalogue.pairs.round({"correlation": 3}).to_dict("records")
+    data = catalogue.identity() | {"counts": counts, "pixels": sizes, "groups": groups.ngroups}
+    return data | {"near_duplicates": pairs, "contradictory": mixed, "warnings": list(catalogue.warnings)}
 
 
 def report(catalogue, as_json=False):

@@ -24,14 +24,13 @@ ABOUT = f"""\
 BUSI: 780 breast ultrasound images and 798 masks (Baheya Hospital, Cairo, 2018), about 200 MB, from {ARCHIVE_URL}.
 No licence file ships with it, and its mirrors disagree (CC0, CC BY 4.0, unstated): do not pass the images on; cite
 Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28 (2020), doi:10.1016/j.dib.2019.104863"""
+OTHER_WAYS = f'name a folder that you have, DATASET="/path/to/{FOLDER}", or take made-up scans, DATASET="phantom".'
 _NO_WAY = f"""\
 BUSI could not be downloaded:
 {{reasons}}
-Three ways on (a download that was interrupted goes on with the next call):
-  1. Download it by hand from {PAGE} or {KAGGLE_PAGE}
-     and unzip it to {{place}} (so that {{folder}}{os.sep}benign is there).
-  2. Name a folder that you have: DATASET="/path/to/{FOLDER}".
-  3. Go on with made-up scans, which need no download: DATASET="phantom"."""
+Try again, and a download that was interrupted goes on; or download it by hand from {PAGE}
+or {KAGGLE_PAGE} and unzip it to {{place}};
+or {OTHER_WAYS}"""
 
 
 def places():
@@ -81,7 +80,7 @@ def get(target=None, url=ARCHIVE_URL, sha256=ARCHIVE_SHA256, timeout=30):
                 return folder
             except Exception as error:  # of requests, pooch, zipfile, kagglehub …: the user gets the reason
                 reasons.append(f"  - {page}: {type(error).__name__}: {error}")
-    raise DataError(_NO_WAY.format(reasons="\n".join(reasons), place=folder.parent, folder=folder))
+    raise DataError(_NO_WAY.format(reasons="\n".join(reasons), place=folder.parent))
 
 
 def _copy(source, folder):

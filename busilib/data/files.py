@@ -49,10 +49,8 @@ def find_folder(folder):
     inside = [child for child in children if any((folder / child / label).is_dir() for label in CLASSES)]
     if len(inside) != 1:
         what = f"{len(inside)} data sets" if inside else "no class folder"
-        raise DataError(
-            f"{folder} holds {what}: {', '.join(inside or children) or 'nothing at all'}. "
-            f"Give the one folder that holds {', '.join(CLASSES)} (at least one of them, in lower case)."
-        )
+        what += f": {', '.join(inside or children) or 'nothing at all'}"
+        raise DataError(f"{folder} holds {what}. Give the one folder that holds {', '.join(CLASSES)} (in lower case).")
     return folder / inside[0]
 
 

@@ -40,9 +40,8 @@ class RandomAffine(keras.layers.Layer):
     def transform(self, images, parameters):
         """Apply given parameters (N, 4), as `draw` gives them, to float images (N, height, width, channels)."""
         _, height, width, _ = ops.shape(images)
-        return ops.image.affine_transform(
-            images, matrices(parameters, height, width), interpolation="bilinear", fill_mode=self.fill_mode
-        )
+        maps = matrices(parameters, height, width)
+        return ops.image.affine_transform(images, maps, interpolation="bilinear", fill_mode=self.fill_mode)
 
     def moved(self, pixels):
         """Return uint8 pixels (N, height, width, 3), each image moved at random; a batch at a time.

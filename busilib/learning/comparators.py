@@ -335,10 +335,8 @@ def check_probabilities(probabilities, who):
     probabilities = np.asarray(probabilities, dtype=float)
     right = (probabilities >= -1e-6).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
     if not right.all():
-        raise RunError(
-            f"{who} gave no probabilities for {np.sum(~right)} of {len(right)} images: its training diverged, or its "
-            "features are not numbers. Lower the learning rate, or look at its inputs. Nothing was kept."
-        )
+        bad = f"{np.sum(~right)} of {len(right)} images"
+        raise RunError(f"{who} gave no probabilities for {bad}: lower the learning rate, or look at its features.")
     return probabilities
 
 

@@ -30,10 +30,8 @@ def check_classes(y, what):
     """Raise SplitError, naming the class and ``what`` lacks it, when a class is missing from y (N,)."""
     missing = [name for code, name in enumerate(CLASSES) if code not in set(y)]
     if missing:
-        raise SplitError(
-            f"{what} has {len(y)} images, but none of the class {' or '.join(missing)}: a system can neither "
-            "learn it nor be scored on it. Choose fewer folds, another seed, or add images of that class."
-        )
+        images = f"{len(y)} images, but none of the class {' or '.join(missing)}"
+        raise SplitError(f"{what} has {images}. Choose fewer folds, another seed, or add images of that class.")
 
 
 def inner_folds(y, groups, folds, seed=0):
