@@ -16,8 +16,12 @@ NO_PROSE = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|doi 10\.\S+|arXiv \S+")
 
 def values():
     """Return name → value of all numbers that the prose may quote; percentages in per cent."""
-    scores = published.A_SCORES.query("part == 'test'")["accuracy"].tolist()
-    numbers = {"A table 1": scores[0], "A table 2": scores[1]}
+    tests = published.A_SCORES.query("part == 'test'").reset_index(drop=True)
+    numbers = {"A table 1": tests["accuracy"][0], "A table 2": tests["accuracy"][1], "A test share": 15}
+    numbers |= {f"A table 1 {score}": tests[score][0] for score in ("precision", "f1")}
+    numbers |= dict(zip(("A cites forest", "A cites SECS"), published.A_CITED["accuracy"], strict=True))
+    badawy = published.COMPARISON.set_index("system").loc["Inception-ResNet-v2, plain head", "accuracy"]
+    numbers["B gain"] = published.B_TEST_ACCURACY - badawy
     numbers |= {f"B epoch {row.epoch} accuracy": row.accuracy for row in published.B_EPOCHS.itertuples()}
     for name in runs.stored_names("results/tables"):
         if name.startswith("leaks-"):

@@ -10,7 +10,9 @@ FIRST = ("DATASET", "PROTOCOL", "PROFILE", "WEIGHTS", "SEED", "RUNS")
 PURPOSE = "For teaching and research, not for diagnosis."
 CHECK = "from busilib import recipes\nrecipes.check_parameters(globals())"  # what follows the parameters cell
 EXACT = {"01": 5, "07": 5}  # cells whose output is compared; 2 in every other lesson
-MOST = {"09": 60}  # cells: 09 has eight systems to show; 40 in every other lesson
+FEWEST, MOST = 25, 60  # cells of a lesson
+WIDEST = 100  # characters of a code line: more is clipped on a page
+ANSWER = r"<details>\s*<summary>.*?</summary>.*?</details>"
 
 
 def address():
@@ -87,27 +89,73 @@ def check_parameters(notebook):
     return complaints
 
 
-def check_cells(notebook, name):
-    """20–40 cells (`MOST` may allow more), short code cells, a text cell before each."""
-    complaints, most = [], MOST.get(name[:2], 40)
-    if not 20 <= len(notebook.cells) <= most:
-        complaints.append(f"{len(notebook.cells)} cells; a sitting is 20 to {most}")
+def check_cells(notebook):
+    """25–60 cells, a text cell before each code cell; these are short, but for one definition per section."""
+    complaints, longer = [], 0
+    if not FEWEST <= len(notebook.cells) <= MOST:
+        complaints.append(f"{len(notebook.cells)} cells; a sitting is {FEWEST} to {MOST}")
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code":
+            longer = 0 if re.search(r"^## ", cell.source, re.MULTILINE) else longer
             continue
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        if len(lines) > 9 and number > 2 and "parameters" not in tags(cell):
-            complaints.append(f"cell {number} has {len(lines)} lines; 3 to 6 is the rule, 9 the limit")
+        wide = [line for line in lines if len(line) > WIDEST]
+        complaints += [f"cell {number} has a line of {len(line)} characters; {WIDEST} is the limit" for line in wide]
+        defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in parsed(cell.source))
+        longer += defines and len(lines) > 9
+        limit = 20 if defines and longer <= 1 else 9
+        if len(lines) > limit and number > 2 and "parameters" not in tags(cell):
+            complaints.append(f"cell {number} has {len(lines)} lines; 3 to 6 is the rule, {limit} the limit here")
         if notebook.cells[number - 2].cell_type != "markdown":
             complaints.append(f"cell {number} has no text cell before it: say what it does")
     return complaints
 
 
-def check_ending(notebook):
-    """It ends with what was learned, where next, and exercises."""
-    text = notebook.cells[-1].source
-    wanted = ("## What you learned", "**Next**", "## Exercises")
-    return [f"the last cell lacks {what!r}" for what in wanted if what not in text]
+def parsed(source):
+    """The statements of a code cell; IPython's own lines do nothing here."""
+    return ast.parse(re.sub(r"^(\s*)%.*", r"\1pass", source, flags=re.MULTILINE)).body
+
+
+def check_ending(notebook, name):
+    """It ends with what was learned, a quiz whose wrong answers have reasons, and links forward and to the exercise."""
+    texts = [cell.source for cell in notebook.cells[-3:]]
+    titles = ("## What you learned", "## Quiz", "## Where next")
+    complaints = [
+        f"the last cells must begin with {', '.join(titles)}: {title!r} is not in its place"
+        for title, text in zip(titles, texts, strict=True)
+        if not text.startswith(title)
+    ]
+    quiz, links = texts[1], texts[2]
+    questions = re.split(r"^\*\*\d\.\*\* ", quiz, flags=re.MULTILINE)[1:]
+    if len(questions) != 3:
+        complaints.append(f"the quiz has {len(questions)} questions that begin with '**1.** '; it must have three")
+    for number, question in enumerate(questions, start=1):
+        options = re.findall(r"^[*-] \**([a-d])\)", question, re.MULTILINE)
+        answer = "".join(re.findall(ANSWER, question, re.DOTALL))
+        silent = [option for option in options if f"{option})" not in answer and f"**{option}" not in answer]
+        if len(options) < 3 or not answer or silent:
+            complaints.append(f"question {number} needs three options '* a) …' and a <details> answer on each of them")
+    for label, folder in (("**Next**", ""), ("**Exercises**", "exercises/")):
+        target = re.search(re.escape(label) + r": \[[^]]+\]\(([^)#]+)\)", links)
+        if not target or not target[1].startswith(folder):
+            complaints.append(f"the last cell lacks {label}: [NN · Title]({folder}NN_name.ipynb)")
+        elif not (ROOT / "notebooks" / target[1]).is_file():
+            complaints.append(f"{label} links to {target[1]}, which does not exist")
+        elif folder and target[1] != f"exercises/{name}":
+            complaints.append(f"{label} links to {target[1]}, not to exercises/{name}")
+    return complaints
+
+
+def check_questions(notebook):
+    """A result is predicted before it is shown, and the answer stands below, collapsed."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    asked, answered = text.count("**Predict first.**"), len(re.findall(ANSWER, text, re.DOTALL))
+    complaints = [] if asked else ["no question '**Predict first.** …' stands before a result"]
+    if answered < asked + 3:  # the quiz has three
+        complaints.append(f"{answered} <details> answers for {asked} predictions and three quiz questions")
+    if text.count("<details>") != text.count("</details>"):
+        complaints.append("a <details> block is not closed")
+    return complaints
 
 
 def check_outputs(notebook):
@@ -150,8 +198,9 @@ def check_all(notebook, name):
         *check_setup(notebook),
         *check_address(notebook),
         *check_parameters(notebook),
-        *check_cells(notebook, name),
-        *check_ending(notebook),
+        *check_cells(notebook),
+        *check_ending(notebook, name),
+        *check_questions(notebook),
         *check_outputs(notebook),
         *check_exact(notebook, name),
     ]

@@ -30,15 +30,44 @@ def test_papermill_runs_01_as_anyone_would_type_it(tmp_path, phantom_dir):
     assert "(60, 64, 64, 3) uint8 0.7 MB" in text(tmp_path / "out.ipynb")
 
 
-def test_03_runs_with_other_parameters(tmp_path, phantom_dir):
-    given = {"DATASET": str(phantom_dir), "PROTOCOL": "clean", "FOLD": 1, "IMAGE_SIZE": 32, "UNFREEZE": "none"}
-    done = notebooks.execute(
-        notebooks.lessons(["03"])[0], tmp_path / "03.ipynb", given | {"RUNS": str(tmp_path / "runs")}
-    )
-    assert done.error is None
-    assert "clean, fold 2 of 5" in text(done.output)
-    table = runs.collect(tmp_path / "runs")
-    assert sorted(table["name"]) == ["A-frozen", "A-tuned"]
+REFUSE = """
+from busilib import runs
+def refuse(*given, **named):
+    raise AssertionError("this lesson trains in the open: it must not call find_or_train")
+runs.find_or_train = refuse
+"""
+
+
+def in_the_open(number, out, given):
+    """Execute a lesson in which `runs.find_or_train` raises; return the Execution."""
+    lesson = notebooks.lessons([number])[0]
+    notebook = nbformat.read(lesson, as_version=4)
+    notebook.cells[1].source += REFUSE
+    nbformat.write(notebook, out / f"{lesson.stem}-refusing.ipynb")
+    return notebooks.execute(out / f"{lesson.stem}-refusing.ipynb", out / lesson.name, given)
+
+
+def same_as_the_librarys(folder, scans, names, **changes):
+    """Train each recipe again, by the library, and compare with the run that a lesson saved, number by number."""
+    from busilib.learning import models, training
+
+    saved = {run.info["recipe"]["name"]: run for run in map(runs.open_run, sorted(folder.glob("[AB]-*")))}
+    assert set(saved) == set(names), "a run that is called -edited is not the recipe's"
+    for name, start in names.items():
+        recipe, split = splits.plan(name, scans, protocol="clean", fold=1, **changes)
+        weights = models.find_weights("auto", recipe.backbone, scans.kind)
+        trained = training.train(recipe, split, weights=weights, start=saved.get(start))
+        pd.testing.assert_frame_equal(saved[name].history, trained.history, check_dtype=False, atol=1e-3)
+        pd.testing.assert_frame_equal(saved[name].predictions, trained.predictions, check_dtype=False, atol=1e-3)
+
+
+def test_03_trains_in_the_open_what_the_library_trains(tmp_path, phantom_dir):
+    given = {"DATASET": str(phantom_dir), "PROTOCOL": "clean", "FOLD": 1, "IMAGE_SIZE": 32, "RUNS": str(tmp_path)}
+    done = in_the_open("03", tmp_path, given)
+    assert done.error is None and "clean, fold 2 of 5" in text(done.output)
+    names = {"A-frozen": None, "A-tuned": "A-frozen", "A-new-head": "A-frozen", "A-careful": "A-new-head"}
+    same_as_the_librarys(tmp_path, data.load(phantom_dir), names, image_size=32)
+    table = runs.collect(tmp_path)
     assert set(table["image_size"]) == {32} and set(table["preprocessing"]) == {"own"} and set(table["fold"]) == {1}
 
 

@@ -91,15 +91,33 @@ def no_check_of_the_parameters(notebook):
 
 
 def too_few_cells(notebook):
-    notebook.cells = notebook.cells[:9] + notebook.cells[-1:]
+    notebook.cells = notebook.cells[:9] + notebook.cells[-3:]
 
 
 def too_many_cells(notebook):
-    notebook.cells += [nbformat.v4.new_markdown_cell("more")] * (41 - len(notebook.cells))
+    notebook.cells[3:3] = [nbformat.v4.new_markdown_cell("more")] * (61 - len(notebook.cells))
 
 
 def long_cell(notebook):
-    skeleton.code(notebook)[3].source += "\nx = 1" * 12
+    skeleton.code(notebook)[3].source = "\n".join(["x = 1"] * 10)
+
+
+def long_definition(notebook):
+    skeleton.code(notebook)[3].source = "def f():" + "\n    x = 1" * 20
+
+
+def two_long_definitions_in_a_section(notebook):
+    cells = [nbformat.v4.new_code_cell("def f():" + "\n    x = 1" * 12) for _ in range(2)]
+    notebook.cells[7:7] = [
+        nbformat.v4.new_markdown_cell("one"),
+        cells[0],
+        nbformat.v4.new_markdown_cell("two"),
+        cells[1],
+    ]
+
+
+def wide_line(notebook):
+    skeleton.code(notebook)[3].source += "\nx = 1  # " + "x" * 100
 
 
 def no_text_before(notebook):
@@ -107,7 +125,36 @@ def no_text_before(notebook):
 
 
 def no_exercises(notebook):
-    notebook.cells[-1].source = notebook.cells[-1].source.replace("## Exercises", "")
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("**Exercises**", "")
+
+
+def next_is_no_link(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("**Next**: [", "**Next**: ")
+
+
+def link_to_nowhere(notebook):
+    notebook.cells[-1].source = notebook.cells[-1].source.replace("(exercises/01", "(exercises/99")
+
+
+def no_quiz(notebook):
+    notebook.cells[-2].source = "## Something else"
+
+
+def wrong_answer_without_a_reason(notebook):
+    notebook.cells[-2].source = notebook.cells[-2].source.replace("* a)", "* d)", 1)
+
+
+def nothing_to_predict(notebook):
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("**Predict first.**", "")
+
+
+def unanswered(notebook):
+    notebook.cells[6].source += "\n**Predict first.** Why?" * 20
+
+
+def unclosed(notebook):
+    notebook.cells[6].source += "\n<details>"
 
 
 def counted_wrongly(notebook):
@@ -162,11 +209,21 @@ BAD = {
     too_many_parameters: "at most six",
     equals_sign_in_a_comment: "parameters line 8 has a comment with '='",
     no_check_of_the_parameters: "does not begin with 'from busilib import recipes",
-    too_few_cells: "10 cells; a sitting is 20 to 40",
-    too_many_cells: "41 cells; a sitting is 20 to 40",
-    long_cell: "9 the limit",
+    too_few_cells: "12 cells; a sitting is 25 to 60",
+    too_many_cells: "61 cells; a sitting is 25 to 60",
+    long_cell: "has 10 lines; 3 to 6 is the rule, 9 the limit",
+    long_definition: "has 21 lines; 3 to 6 is the rule, 20 the limit",
+    two_long_definitions_in_a_section: "has 13 lines; 3 to 6 is the rule, 9 the limit",
+    wide_line: "characters; 100 is the limit",
     no_text_before: "no text cell before it",
-    no_exercises: "the last cell lacks '## Exercises'",
+    no_exercises: "the last cell lacks **Exercises**",
+    next_is_no_link: "the last cell lacks **Next**",
+    link_to_nowhere: "which does not exist",
+    no_quiz: "'## Quiz' is not in its place",
+    wrong_answer_without_a_reason: "question 1 needs three options",
+    nothing_to_predict: "no question '**Predict first.**",
+    unanswered: "<details> answers for",
+    unclosed: "a <details> block is not closed",
     counted_wrongly: "not counted 1..n",
     machine_path: "stored a machine path",
     progress_bar: "stored a progress bar",
@@ -184,11 +241,3 @@ def test_bad_notebook_is_complained_about(good, spoil):
     spoil(notebook)
     complaints = skeleton.check_all(notebook, LESSONS[0].name)
     assert any(BAD[spoil] in complaint for complaint in complaints), complaints
-
-
-def test_lesson_09_may_be_longer_but_has_a_limit_too(good):
-    notebook = copy.deepcopy(good)
-    notebook.cells += [nbformat.v4.new_markdown_cell("more")] * (60 - len(notebook.cells))
-    assert skeleton.check_cells(notebook, "09_comparators.ipynb") == []
-    notebook.cells += [nbformat.v4.new_markdown_cell("more")]
-    assert skeleton.check_cells(notebook, "09_comparators.ipynb") == ["61 cells; a sitting is 20 to 60"]
