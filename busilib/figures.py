@@ -13,8 +13,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import ndimage
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
 TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#595959"
@@ -82,25 +84,20 @@ def scans(images, titles, masks=None, columns=3, description="", what="scans"):
 
 def class_balance(counts):
     """Bars of images and masks per class. ``counts``: one row per class, with the columns images and masks."""
-    table = counts.drop(index="total", errors="ignore")
+    table = counts.drop(index="total", errors="ignore")[["images", "masks"]]
     figure, (ax,) = _axes(6, 3)
-    for shift, column, hatch in ((-0.2, "images", ""), (0.2, "masks", "//")):
-        style = {"color": [COLOURS[name] for name in table.index], "hatch": hatch, "edgecolor": "white"}
-        ax.bar_label(ax.bar(np.arange(len(table)) + shift, table[column], 0.38, **style), fontsize=9)
-    ax.set_xticks(np.arange(len(table)), table.index)
-    ax.margins(y=0.15)
-    ax.set(ylabel="files", title="left bar: images, right bar (hatched): masks")
+    table.plot.bar(ax=ax, color=[TRAIN, VALIDATION], rot=0, xlabel="", ylabel="files")
+    for bars in ax.containers:
+        ax.bar_label(bars, fontsize=9)
     words = [f"{name}: {row['images']} images and {row['masks']} masks" for name, row in table.iterrows()]
-    return Picture(figure, "Files per class: the left bar counts images, the hatched one masks.", words)
+    return Picture(figure, "Files per class: the left bar counts images, the right one masks.", words)
 
 
 def sizes(table):
     """Width against height of every scan. ``table``: a catalogue's table."""
     figure, (ax,) = _axes(6.4, 3.6)
-    for (name, rows), marker in zip(table.groupby("label"), "o^s", strict=False):
-        ax.scatter(rows["width"], rows["height"], s=14, alpha=0.6, color=COLOURS[name], marker=marker, label=name)
+    seaborn.scatterplot(table, x="width", y="height", hue="label", style="label", palette=COLOURS, alpha=0.6, ax=ax)
     ax.set(xlabel="width in pixels", ylabel="height in pixels")
-    ax.legend(frameon=False, **BESIDE)
     words = [f"{side}s from {table[side].min()} to {table[side].max()} pixels" for side in ("width", "height")]
     return Picture(figure, "Width and height of every scan, one point per scan.", words)
 
@@ -214,12 +211,10 @@ def variants(originals, changed, titles, parameters):
     for original, views, title, drawn in zip(originals, changed, titles, parameters, strict=True):
         images += [original, *views]
         names += [title, *(f"{p[0]:+.0f}°, × {p[2]:.2f}, × {p[3]:.2f}" for p in drawn)]
-    columns, turns, zooms = len(images) // len(titles), np.asarray(parameters)[..., 0], np.asarray(parameters)[..., 2:]
+    columns = len(images) // len(titles)
     caption = f"""Each row: an original scan, then {columns - 1} variants, turned and scaled (width, height) as written
         above them. Where a corner of the scan is missing, its border pixels become streaks."""
-    details = f"""{len(titles)} rows ({", ".join(titles)}), turned by {turns.min():+.0f}° to {turns.max():+.0f}° and
-        scaled by {zooms.min():.2f} to {zooms.max():.2f}, width and height each by its own factor"""
-    return Picture(_images(images, names, columns, (1.9, 2.2))[0], caption, [details])
+    return Picture(_images(images, names, columns, (1.9, 2.2))[0], caption, names)
 
 
 def verdicts(images, titles, allowed):
@@ -230,9 +225,7 @@ def verdicts(images, titles, allowed):
         colour, style = (COLOURS["normal"], "-") if fine else (COLOURS["malignant"], "--")
         ax.title.set_color(colour)
         ax.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], style, color=colour, lw=3, transform=ax.transAxes, clip_on=False)
-    caption = (
-        f"One scan changed in {len(images)} ways. Ultrasound allows what has a solid frame, not what has a dashed one."
-    )
+    caption = f"One scan changed in {len(images)} ways. Solid frame: ultrasound allows it; dashed frame: it does not."
     return Picture(figure, caption, [": ".join(text.rsplit("\n", 1)) for text in texts])
 
 
@@ -265,7 +258,7 @@ def filters(grids, columns=22):
     """
     lines = sum(-(-weights.shape[3] // columns) + 0.7 for weights in grids.values())
     figure, axes = _axes(0.4 * columns, 0.42 * lines, len(grids))
-    first, words = next(iter(grids.values())), []
+    words = []
     for ax, (title, weights) in zip(axes, grids.items(), strict=True):
         height, width, _, n = weights.shape
         scaled = (weights - weights.min((0, 1, 2))) / np.maximum(np.ptp(weights, (0, 1, 2)), 1e-12)
@@ -275,8 +268,8 @@ def filters(grids, columns=22):
         ax.imshow(rows.reshape(-1, columns * (width + 1), 3), interpolation="nearest")
         ax.set_title(title, fontsize=10, loc="left")
         ax.axis("off")
-        away = np.abs(weights - first).max()
-        words.append(f"{title}, {n} filters of {height} × {width}: at most {away:.2g} away from the first grid")
+        ends = f"{weights.min():.2g} to {weights.max():.2g}"
+        words.append(f"{title}: {n} filters of {height} × {width}, weights from {ends}")
     caption = "Filters as small colour images, each scaled on its own: its lowest weight black, its highest white."
     return Picture(figure, caption, words)
 
@@ -439,24 +432,23 @@ def by_parameter(table, means, parameter, measure="test_accuracy", lines="protoc
 
     ``table``: one row per run (`runs.collect`). ``means``: one row per value of ``parameter`` and of ``lines``, the
     column whose values get a colour each, with the columns measure, measure_low, measure_high
-    (``runs.means(table, [measure], by=[lines, parameter])``). Three or more numbers are joined by a line.
+    (``runs.means(table, [measure], by=[lines, parameter])``). The values stand side by side in
+    their order; numbers are joined by a line.
     """
     values = sorted(table[parameter].dropna().unique())
-    scale = len(values) > 2 and pd.api.types.is_numeric_dtype(table[parameter])
-    places = {value: value if scale else i for i, value in enumerate(values)}
-    step = (max(places.values()) - min(places.values()) or 1) / 25
+    places = {value: i for i, value in enumerate(values)}
+    joined = "-" if pd.api.types.is_numeric_dtype(table[parameter]) else ""
     figure, (ax,) = _axes(8, 3.6)
     words, centre = [], (table[lines].nunique() - 1) / 2
     for number, (name, dots, style) in enumerate(_series(dict(list(table.groupby(lines))))):
-        rows, shift = means[means[lines] == name].set_index(parameter), (number - centre) * step
+        rows, shift = means[means[lines] == name].set_index(parameter), 0.05 * (number - centre)
         small = style | {"label": "", "ls": "", "ms": 4, "alpha": 0.5}
-        ax.plot(dots[parameter].map(places) + shift - 0.35 * step, dots[measure], **small)
-        bars, joined = _bars(rows, measure, f"{measure}_"), "-" if scale else ""
+        ax.plot(dots[parameter].map(places) + shift - 0.02, dots[measure], **small)
+        bars = _bars(rows, measure, f"{measure}_")
         ax.errorbar(rows.index.map(places) + shift, rows[measure], bars, ms=7, capsize=4, ls=joined, **style)
         words.append(f"{lines} {name}, {parameter} {_words(rows, measure, f'{measure}_', '.3f')}")
-    if not scale:
-        ax.set_xticks(list(places.values()), [str(value) for value in values])
-        ax.set_xlim(-0.6, len(values) - 0.4)
+    ax.set_xticks(range(len(values)), map(str, values))
+    ax.set_xlim(-0.6, len(values) - 0.4)
     measured, over = measure.replace("_", " "), parameter.replace("_", " ")
     ax.set(xlabel=over, ylabel=measured)
     if centre:  # there is more than one
@@ -530,8 +522,6 @@ def _words(table, value="score", prefix="", digits=".2f"):
 
 def _heatmap(ax, values, texts, classes, title, **options):
     """Draw a square of coloured cells (K, K), a text (of K², row by row) in each; rows are true, columns predicted."""
-    import seaborn
-
     options |= {"xticklabels": classes, "yticklabels": classes, "linewidths": 1, "cbar": False, "square": True}
     seaborn.heatmap(values, annot=np.reshape(texts, values.shape), fmt="", ax=ax, **options)
     ax.set(title=title, xlabel="predicted", ylabel="true")
@@ -542,8 +532,6 @@ def labelled(images, titles, parts):
 
     ``parts``: one dict per scan, name → bool (h, w), as `busilib.data.phantom.parts` gives it.
     """
-    from scipy import ndimage
-
     figure, axes = _images(images, titles, len(images), (4.6, 3.4), vmin=0, vmax=255)
     words = []
     for ax, title, regions in zip(axes, titles, parts, strict=True):

@@ -54,22 +54,9 @@ PAPERS = {
     for name in ("A-frozen", "A-tuned", "A-new-head", "A-careful", "B-frozen", "B-tuned")
 }
 
-# The profiles: what is made smaller so that a lesson runs in a minute. "full" leaves the papers' values as they are.
-PROFILES = {
-    "quick": {
-        "phantoms": 600,
-        "folds": 5,
-        "A-frozen": {"image_size": 64, "epochs": 15},
-        "A-tuned": {"image_size": 64, "epochs": 4},
-        "A-new-head": {"image_size": 64, "epochs": 15},
-        "A-careful": {"image_size": 64, "epochs": 4},
-        "B-frozen": {"image_size": 75, "epochs": 10, "views": 2},
-        "B-tuned": {"image_size": 75, "epochs": 2, "views": 1},
-        # Paper A's head, trained dozens of times in lessons 07 and 08: `study`.
-        "study": {"image_size": 32},
-    },
-    "full": {"phantoms": 780, "folds": 5, "study": {}},
-}
+# The profiles: what is made smaller so that a lesson runs in a minute; "full" leaves the papers' values as they are.
+# "study" is paper A's head, trained dozens of times in lessons 07 and 08.
+PROFILES = _TABLE["profiles"]
 PROTOCOLS = ("paper", "clean")
 CHOICES = {
     "preprocessing": ("rescale", "own"),

@@ -10,12 +10,14 @@ blurred, with a shadow behind. The classes overlap on purpose. Every length is i
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from busilib import cache
 from busilib.data.files import pixel_sha256, text_sha256
@@ -32,19 +34,14 @@ _SIBLINGS = 346 / 780
 _COLOUR = 16 / 780
 _TEXTS = ("RT BREAST", "LT BREAST", "RIGHT BREAST", "LEFT BREAST", "RT UOQ", "LT UOQ", "RT LIQ", "LT", "RT", "R 9 O'CL")
 
-_COLUMNS = (
-    "image_id label group copy mirrored marks colour lesions width height mm_per_pixel gain_db range_db gland_db "
-    "kind margin posterior centre_x centre_y lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db sha256"
-).split()
 
-
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """One made-up scan.
 
     ``pixels`` is uint8, (height, width) or (height, width, 3) for a colour image; ``mask`` is uint8 of the same height
     and width, 0 or 255, all lesions together; ``masks`` one such array per lesion (a black one when there is none);
-    ``truth`` the parameters it was made from, as in ``phantom.csv``: centre in pixels of this image, half axes in mm.
+    ``truth`` the parameters it was made from, as in ``phantom.csv``, of the first lesion where there is one: its centre
+    in pixels of this image, its half axes in mm.
     """
 
     pixels: np.ndarray
@@ -107,8 +104,6 @@ def _tissue(rng, shape, mm):
 
     And what `parts` needs: the layers' memberships before the tissue is bent, and the place each pixel is taken from.
     """
-    from scipy import ndimage
-
     height, width = shape
     depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
     layers = fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm)
@@ -212,8 +207,6 @@ def _shape(rng, lesion, depth, across):
 
 def _insert(rng, lesion, echo, mm):
     """Put a lesion into the echo map (changed in place); return its mask (bool) and its extra loss in dB."""
-    from scipy import ndimage
-
     depth, across = (np.arange(size, dtype=np.float32) * np.float32(mm) for size in echo.shape)
     whole, core, slope = _shape(rng, lesion, depth[:, None], across[None, :])
     soft = lesion["soft_mm"]
@@ -249,8 +242,6 @@ def _envelope(rng, echo, mm):
     separable and wider away from its focus. Two looks from different sides are averaged (compounding), and
     neighbours a little.
     """
-    from scipy import ndimage
-
     height, width = echo.shape
     looks = rng.standard_normal((4, height, width), dtype=np.float32) * 10 ** (echo / 20)
     axial, lateral = rng.uniform(0.07, 0.11) / mm, rng.uniform(0.12, 0.19) / mm
@@ -292,10 +283,8 @@ def _simulate(label, rng, lesions):
     gain_db, range_db = rng.uniform(-6, 6), rng.uniform(45, 59)
     power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
     grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
-    names = "kind margin lateral_mm axial_mm angle_deg echo_db excess_db_per_mm behind_db posterior x_mm z_mm".split()
-    truth = {name: placed[0][name] if placed else "" for name in names} | {"lesions": len(placed)}
-    truth |= {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db}
-    return grey, masks, truth
+    truth = {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db}
+    return grey, masks, truth | {"lesions": len(placed)} | (placed[0] if placed else {})
 
 
 # --- one image ------------------------------------------------------------------------------------------------------
@@ -309,7 +298,7 @@ def _cut(rng, grey, masks, truth, copy, mirrored):
         grey = grey * rng.uniform(0.92, 1.08) + rng.uniform(-14, 14)
     turn = -1 if mirrored else 1
     grey, *masks = (part[top : height - bottom, left : width - right][:, ::turn] for part in (grey, *masks))
-    truth |= {"copy": copy, "mirrored": mirrored, "centre_x": "", "centre_y": ""}
+    truth |= {"copy": copy, "mirrored": mirrored}
     if masks:
         x, z = truth["x_mm"] / truth["mm_per_pixel"] - left, truth["z_mm"] / truth["mm_per_pixel"] - top
         x = grey.shape[1] - 1 - x if mirrored else x
@@ -401,8 +390,6 @@ def parts(label, seed):
     Skin, fat, gland and muscle are what lies beside the lesion and the tissue below it. "enhancement" or "shadow" is
     the tissue below the middle of the lesion, where the generator made one.
     """
-    from scipy import ndimage
-
     scan, seeds = draw(label, seed), [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
     rng = np.random.default_rng([*seeds, 0])
     _, _, (fat, gland, muscle, deep, skin), places = _tissue(rng, *_frame(rng))
@@ -483,7 +470,7 @@ def _write_scan(folder, seed, row):
     pictures = [Image.fromarray(pixels) for pixels in (scan.pixels, *scan.masks)]
     for picture, ending in zip(pictures, ("", "_mask", "_mask_1"), strict=False):
         picture.save(f"{stem}{ending}.png", compress_level=4)
-    line = scan.truth | {key: row[key] for key in ("image_id", "label", "group")}
+    line = {key: row[key] for key in ("image_id", "group")} | scan.truth | {"label": row["label"]}
     line["sha256"] = text_sha256(row["label"], *map(pixel_sha256, pictures))
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
 
@@ -506,7 +493,7 @@ def make(folder, n=300, seed=0, jobs=None):
     with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
         lines = pool.map(lambda row: _write_scan(working, seed, row), _plan(n, seed))
         table = pd.DataFrame(cache.bar(lines, "making phantoms", total=n, unit="scan"))
-        table.to_csv(working / "phantom.csv", columns=_COLUMNS, index=False, lineterminator="\n")
+        table.to_csv(working / "phantom.csv", index=False, lineterminator="\n")
         made = json.dumps({"n": n, "seed": seed, "version": GENERATOR_VERSION})
         (working / "phantom.json").write_text(f"{made}\n", encoding="utf-8")
     return folder
@@ -514,8 +501,6 @@ def make(folder, n=300, seed=0, jobs=None):
 
 def cached(n=300, seed=0):
     """Return the folder of ``n`` phantoms in the user's cache; made on first use, by one process at a time."""
-    from filelock import FileLock
-
     folder = cache.cache_dir("phantoms") / f"phantom-n{n}-seed{seed}-v{GENERATOR_VERSION}"
     with FileLock(f"{folder}.lock"):
         return folder if folder.is_dir() else make(folder, n, seed)

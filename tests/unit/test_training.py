@@ -153,7 +153,7 @@ def test_train(name, unfreeze, split_a, split_b, tiny, tmp_path):
     assert info["epochs_run"] == len(trained.history) == 2
     assert info["epoch_kept"] == training.best_epoch(trained.history, settings.monitor)
     assert trained.history.columns.tolist() == ["epoch", "accuracy", "loss", "val_accuracy", "val_loss"]
-    assert (info["parameters_trained"] < info["parameters"])
+    assert info["parameters_trained"] < info["parameters"]
     # The model as a whole says the same as its two parts did, and carries no optimizer.
     trained.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
