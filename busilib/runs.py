@@ -179,17 +179,21 @@ def save(model, history, probabilities, recipe, scans, split, *, weights=None, s
     lesson takes it for the paper's. So is a repetition whose answers differ from those of the finished run.
 
     Args:
-        model: uint8 pixels to probabilities, its layers named "preprocessing", "base" and "head".
-        history: what ``fit`` returned, for the head or for a network that holds it.
+        model: uint8 pixels to probabilities, its layers named "preprocessing", "base" and "head". Of a comparator: its
+            Keras network, or its fitted classifier, without the frozen base where it has one.
+        history: what ``fit`` returned, for the head or for a network that holds it; None for no Keras network.
         probabilities: (N, 3), one row per file of ``split``, in its order and the classes'.
         recipe, scans, split, weights, seed, start, runs: as for `find_or_train`.
 
     Raises RunError when ``probabilities`` are none, or not what the model says of the first files.
     """
-    from busilib.learning import training
+    from busilib.learning import comparators, training
 
     weights = _weights_of(start, weights) if start else weights
-    edited, trained = training.by_hand(model, history, probabilities, recipe, split, weights)
+    if isinstance(recipe, Recipe):
+        edited, trained = training.by_hand(model, history, probabilities, recipe, split, weights)
+    else:
+        edited, trained = comparators.by_hand(model, history, probabilities, recipe, scans, split, weights, seed)
     info = _info(recipe, scans, split, weights, seed, start)
     folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
     if not edited and folder.is_dir():
@@ -234,7 +238,9 @@ def write(folder, trained, info):
     # Scores stand here so that a thousand runs are read in a second; predictions.csv has the last word.
     info = info | {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
     with write_folder(folder) as working:
-        if not hasattr(trained.model, "save"):
+        if trained.model is None:
+            pass  # what a notebook wrote anew could not be opened elsewhere: its answers are kept
+        elif not hasattr(trained.model, "save"):
             joblib.dump(trained.model, working / "model.joblib")
         elif info["recipe"].get("unfreeze") == "none":
             trained.model.get_layer("head").save(working / "head.keras")

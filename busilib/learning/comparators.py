@@ -8,7 +8,9 @@ X are uint8 pixels (N, size, size, 3), y class numbers (N,) in class order; ``cl
 The function or class that makes a system says where it comes from, what is known of it and what was chosen here.
 """
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from inspect import signature
 from itertools import product
 
@@ -123,8 +125,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
     def base(self):
         """Return the Keras model, uint8 pixels to averages."""
         weights = models.find_weights(self.weights, self.backbone)
-        maps = training.frozen_base(self.backbone, self.image_size, "own", weights, self.seed)
-        return keras.Model(maps.input, keras.layers.GlobalAveragePooling2D()(maps.output))
+        return _averages(training.frozen_base(self.backbone, self.image_size, "own", weights, self.seed))
 
     def fit(self, X=None, y=None):
         """Look the base up: nothing is learned from X."""
@@ -137,6 +138,12 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         if models.weights_sha256(base) != self.sha256_:
             raise WeightsError(f"{self.backbone}: this is not the base that the system was trained on: other weights")
         return training.features(base, X)
+
+
+@lru_cache(maxsize=2)
+def _averages(maps):
+    """Return a frozen base with the average of each of its maps: built once, as Keras traces each model anew."""
+    return keras.Model(maps.input, keras.layers.GlobalAveragePooling2D()(maps.output))
 
 
 @networks.estimator
@@ -278,7 +285,7 @@ class System:
 
 
 # name: (title, what makes it, image size at full profile, what the quick profile makes smaller).
-_EPOCHS = {"image_size": 48, "epochs": 12}
+_EPOCHS, _SMALL = {"image_size": 48, "epochs": 12}, {"image_size": 32, "epochs": 10}
 _TABLE = {
     "majority": ("majority class", majority, 32, {}),
     "nearest": ("1-nearest neighbour, pixels", nearest, 32, {}),
@@ -287,16 +294,22 @@ _TABLE = {
     "forest": ("random forest", forest, 128, {"image_size": 64, "trees": 200}),
     "capsule": ("convolutional capsule network", networks.Capsules, 128, _EPOCHS),
     "bcdnet": ("BCDNet", bcdnet, 224, {"image_size": 64}),
-    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _EPOCHS | {"folds": 2}),
-    "enas": ("ENAS-style cells", networks.Cells, 128, {"image_size": 48, "epochs": 10, "stack": "NRN", "width": 12}),
+    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _SMALL | {"batch_size": 32, "folds": 2}),
+    "enas": ("ENAS-style cells", networks.Cells, 128, _SMALL | {"stack": "NR", "width": 12}),
     "lenet": ("LeNet-like CNN", networks.LeNet, 224, {"image_size": 48, "epochs": 15}),
     "inception": ("Inception-ResNet-v2, plain head", inception, 224, {"image_size": 75, "epochs": 30}),
     "shape": ("random forest on the mask's shape", mask_forest, 128, {"trees": 200}),
 }
 
+# What stands on the base of the systems that have one, and how the papers write a base's name.
+_STANDS_ON = {"svm": "SVM", "bcdnet": "BCDNet", "inception": "plain head"}
+_WRITTEN = {"InceptionResNetV2": "Inception-ResNet-v2"}
+
 
 def get(name, profile="quick", *, title=None, **changes):
     """Return a `System` with a profile's settings; ``changes`` replace single ones, ``title`` is what it is anyway.
+
+    On another base than the published one it is a stand-in, and its title says so.
 
     Raises ValueError for a name, profile or setting that does not exist.
     """
@@ -307,6 +320,8 @@ def get(name, profile="quick", *, title=None, **changes):
     values |= {"image_size": image_size} | (quick if profile == "quick" else {})
     for change in changes:
         one_of(f"setting of {name}", change, values)
+    if (backbone := changes.get("backbone", values.get("backbone"))) != values.get("backbone"):
+        title = f"{_STANDS_ON[name]} on {backbone}, in place of {_WRITTEN.get(values['backbone'], values['backbone'])}"
     return System(name, title, make, values | changes, "mask" if make is mask_forest else "scan")
 
 
@@ -349,7 +364,7 @@ def train(system, split, *, scans, weights, seed=0):
         networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
     X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
     train, held_out = (split.table["file_id"].isin(split.part(name)["file_id"]) for name in ("train", "validation"))
-    classifier, more = system.estimator(weights.path if weights.kind == "file" else weights.kind, seed), {}
+    classifier, more = _estimator(system, weights, seed), {}
     if has_fit_parameter(classifier, "validation"):
         more = {"validation": (X[held_out], y[held_out]), "groups": groups[train].to_numpy()}
     classifier.fit(X[train], y[train], **more)
@@ -357,6 +372,74 @@ def train(system, split, *, scans, weights, seed=0):
     history = getattr(classifier, "history_", NO_EPOCHS)
     model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
     return training.Trained(model, history, training.predictions(split, probabilities), {"epochs_run": len(history)})
+
+
+def _estimator(system, weights, seed):
+    return system.estimator(weights.path if weights.kind == "file" else weights.kind, seed)
+
+
+def by_hand(model, history, probabilities, system, scans, split, weights, seed=0):
+    """Return (edited, `training.Trained`) of a system that was fitted outside: see `runs.save`.
+
+    ``edited`` names, as a list of texts, what is not as the system says: empty when all is.
+    """
+    probabilities = check_probabilities(probabilities, "What was fitted by hand")
+    if len(probabilities) != len(split.table):
+        raise RunError(f"probabilities have {len(probabilities)} rows; {split.name} needs {len(split.table)}")
+    fresh, first = _estimator(system, weights, seed), read(system, replace(split, table=split.table[:4]), scans)
+    if isinstance(model, keras.Model):
+        steps = -(-len(split.part("train")) // fresh.batch_size)
+        edited, model, table = fresh.by_hand(model, history, first.shape[1:], steps)
+        answers = keras.ops.convert_to_numpy(model(first))
+    else:
+        edited, model = _fitted_by_hand(model, fresh)
+        table, answers = getattr(model, "history_", NO_EPOCHS), model.predict_proba(first)
+    if not np.allclose(answers, probabilities[:4], atol=0.001):
+        # Its settings are the system's, or are said to be others already; what it computes is something else.
+        edited, model = [*edited, f"answers than {system.title} gives with what was learned"], None
+    return edited, training.Trained(
+        model, table, training.predictions(split, probabilities), {"epochs_run": len(table)}
+    )
+
+
+def _fitted_by_hand(model, fresh):
+    """Return (edited, classifier): ``fresh`` with what a model learned that takes pixels, or a frozen base's features.
+
+    Each step of the model stands for the step of ``fresh`` that has its class, or one derived from it, or a class of
+    the same name: a notebook's class could not be opened elsewhere.
+    """
+    given, whole = _steps(model), copy(fresh)
+    expected = _steps(fresh)
+    if isinstance(expected[0], FrozenFeatures) and not isinstance(given[0], FrozenFeatures):
+        given = [expected[0].fit(), *given]
+    if isinstance(fresh, OnFeatures):
+        same = [one for one in fresh.candidates if one.get_params() == given[-1].get_params()]
+        expected[-1] = clone((same or fresh.candidates)[0])
+    if [_name(step) for step in given] != [_name(step) for step in expected]:
+        raise RunError(f"a fitted {' → '.join(map(_name, given))} is no {' → '.join(map(_name, expected))}")
+    edited = []
+    for step, own in zip(given, expected, strict=True):
+        if step.get_params() != own.get_params():
+            edited.append(f"settings of {_name(own)}")
+            own.set_params(**step.get_params())
+        vars(own).update({name: value for name, value in vars(step).items() if name.endswith("_")})
+    if isinstance(fresh, OnFeatures):
+        features = expected[:-1]
+        whole.features_ = make_pipeline(*features) if len(features) > 1 else features[0]
+        whole.best_, whole.history_ = expected[-1], getattr(expected[-1], "history_", NO_EPOCHS)
+    return edited, whole
+
+
+def _steps(classifier):
+    """Return the estimators that follow one another in a classifier, as a list."""
+    if isinstance(classifier, OnFeatures):
+        return [*_steps(classifier.features), getattr(classifier, "best_", classifier.candidates[0])]
+    return [step for _, step in classifier.steps] if hasattr(classifier, "steps") else [classifier]
+
+
+def _name(step):
+    """Return what a step is called: the name of its class; scikit-learn's linear SVM and ours are one."""
+    return type(step).__name__.replace("LinearSVC", "LinearSvm")
 
 
 def read(system, split, scans):

@@ -86,17 +86,53 @@ class Network(Classifier, ABC):
     def fit(self, X, y, validation=None, groups=None):
         """Learn. ``validation`` (X, y) chooses the epoch; without it a fifth of X does: whole ``groups`` (N,)."""
         train, validation = parts(X, y, validation, groups, self.seed)
-        keras.utils.set_random_seed(self.seed)
-        inputs = keras.Input(X.shape[1:], dtype=X.dtype.name)
-        output = self.build(grey(inputs) if X.ndim == 4 else inputs)
-        # What is compiled must not be what is saved, or the optimizer is saved with it.
-        self.network_, trained = keras.Model(inputs, self.probabilities(output)), keras.Model(inputs, output)
+        self.network_, trained = self.built(X.shape[1:], X.dtype.name)
         models.compile_for(self, trained, self.loss)
         self.history_ = training.fit(trained, self, train, validation, self.seed)
         return self
 
+    def built(self, shape, dtype="uint8"):
+        """Return (network, trained): two models of the same layers, of which the second is to be compiled.
+
+        What is compiled must not be what is saved, or the optimizer is saved with it.
+        """
+        keras.utils.set_random_seed(self.seed)
+        inputs = keras.Input(shape, dtype=dtype)
+        output = self.build(grey(inputs) if len(shape) == 3 else inputs)
+        return keras.Model(inputs, self.probabilities(output)), keras.Model(inputs, output)
+
+    def by_hand(self, network, history, shape, steps):
+        """Return (edited, network, history) of one that was built, compiled and fitted outside: see `runs.save`.
+
+        ``history`` is what ``fit`` returned, ``shape`` an image's, ``steps`` an epoch's number of batches.
+        """
+        own, fitted = self.built(shape)[0], history.model
+        said = {
+            "layers": (training.layer_settings(network), training.layer_settings(own)),
+            "optimizer": (type(fitted.optimizer).__name__, "Adam"),
+            "learning rate": (round(float(fitted.optimizer.learning_rate), 9), round(self.learning_rate, 9)),
+            "loss": (_loss(fitted.loss), _loss(self.loss)),
+            "epochs": (history.params["epochs"], self.epochs),
+            "batch size": (history.params["steps"], steps),
+        }
+        edited = [what for what, (is_so, should_be) in said.items() if is_so != should_be]
+        if "layers" not in edited:
+            own.set_weights(network.get_weights())
+        table = pd.DataFrame(history.history)
+        table.insert(0, "epoch", table.index + 1)
+        return edited, network if "layers" in edited else own, table
+
     def predict_proba(self, X):
         return self.network_.predict(X, verbose=0)
+
+
+def _loss(loss):
+    """Return what tells two losses apart: the name of Keras' own, or what a function says of some examples."""
+    if isinstance(loss, str):
+        return loss
+    lengths = np.random.default_rng(0).random((6, len(CLASSES)))
+    values = loss(ops.array([0, 1, 2, 0, 1, 2]), ops.array(lengths, "float32"))
+    return np.round(ops.convert_to_numpy(values), 5).tolist()
 
 
 def grey(pixels):

@@ -92,7 +92,7 @@ def by_hand(model, history, probabilities, recipe, split, weights):
     expected = models.parts(whole, recipe)[1]
     facts = _facts(recipe, split, whole, fitted, table)
     said = {
-        "layers in the head": (_settings(head), _settings(models.head(recipe, base.output_shape[1:]))),
+        "layers in the head": (layer_settings(head), layer_settings(models.head(recipe, base.output_shape[1:]))),
         "trained parameters": (count, _trainable(expected)),
         "optimizer": (type(fitted.optimizer).__name__, "Adam"),
         "learning rate": (round(float(fitted.optimizer.learning_rate), 9), round(recipe.learning_rate, 9)),
@@ -104,8 +104,9 @@ def by_hand(model, history, probabilities, recipe, split, weights):
     return edited, Trained(whole, table, predictions(split, probabilities), facts)
 
 
-def _settings(head):
-    return [(type(layer).__name__, layer.get_config() | {"name": "", "trainable": True}) for layer in head.layers]
+def layer_settings(model):
+    """Return the kind and the settings of each layer that computes, without names, as a list."""
+    return [(type(layer).__name__, layer.get_config() | {"name": "", "trainable": True}) for layer in _layers(model)]
 
 
 def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):

@@ -6,9 +6,12 @@ from dataclasses import replace
 import joblib
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from busilib import published, runs
@@ -255,6 +258,133 @@ def test_every_published_system_has_its_printed_number():
     assert len(systems) == len(titles) == 8
     for system in systems:
         assert all(word in system.make.__doc__ for word in ("Source: ", "known: ", "chosen: ")), system.name
+
+
+# --- fitted by hand, as lesson 09 does it
+
+
+@pytest.fixture
+def by_hand(phantoms, split, tiny, tmp_path):
+    """Return a function (name, model, history, probabilities) → the run that `runs.save` makes of them."""
+
+    def save(name, model, history, probabilities):
+        system = comparators.get(name, **SMALL[name])
+        weights = comparators.find_weights(system, "auto", phantoms.kind)
+        return runs.save(model, history, probabilities, system, phantoms, split, weights=weights, runs=tmp_path)
+
+    save.home = tmp_path
+    return save
+
+
+def inputs(name, split, scans):
+    """Return (what stands on the base sees of all files, class numbers, rows of the train set, of the validation set)."""
+    system, y = comparators.get(name, **SMALL[name]), split.table["label"].map(CLASSES.index).to_numpy()
+    x, rows = comparators.read(system, split, scans), [split.table["split"] == part for part in ("train", "validation")]
+    if "backbone" in system.settings:
+        weights = comparators.find_weights(system, "auto", scans.kind)
+        base, prepare = models.backbone("Tiny", 32, weights), models.preprocessing("Tiny", 32, "own", weights)
+        maps = base(prepare(x), training=False)
+        x = np.mean(maps, axis=(1, 2))
+    return x, y, *rows
+
+
+def linear_svm(x, y, train, c=1.0):
+    """Return (classifier, probabilities) of a linear SVM in plain scikit-learn."""
+    classifier = make_pipeline(StandardScaler(), LinearSVC(C=c, max_iter=100_000, random_state=0)).fit(x[train], y[train])
+    return classifier, softmax(classifier.decision_function(x), axis=1)
+
+
+def capsules(x, y, train, validation, margin=0.9, epochs=2):
+    """Return (network, history, probabilities) of a capsule network that is built, compiled and fitted here."""
+
+    def loss(labels, lengths):
+        true = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), 3)
+        short, long = keras.ops.relu(margin - lengths), keras.ops.relu(lengths - 0.1)
+        return keras.ops.sum(true * short**2 + 0.5 * (1 - true) * long**2, axis=-1)
+
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    lengths = networks.Capsules().build(networks.grey(pixels))
+    fitted = keras.Model(pixels, lengths)
+    fitted.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    stop = keras.callbacks.EarlyStopping("val_accuracy", patience=15, restore_best_weights=True)
+    history = fitted.fit(
+        training.batches(x[train], y[train], 32, 0),
+        validation_data=training.batches(x[validation], y[validation], 64),
+        epochs=epochs, callbacks=[stop], verbose=0,
+    )  # fmt: skip
+    network = keras.Model(pixels, lengths / keras.ops.sum(lengths, axis=-1, keepdims=True))
+    return network, history, network.predict(x, verbose=0)
+
+
+def randomised(x, y, train, validation):
+    """Return (classifier, probabilities) of the randomised network that does best on the validation set."""
+    tried = [
+        make_pipeline(StandardScaler(), comparators.RandomisedNetwork(width, ridge)).fit(x[train], y[train])
+        for width in (8, 16)
+        for ridge in (0.1, 1, 10)
+    ]
+    best = max(tried, key=lambda classifier: classifier.score(x[validation], y[validation]))
+    return best, best.predict_proba(x)
+
+
+@pytest.mark.parametrize("name", ["svm", "bcdnet", "capsule"])
+def test_what_is_fitted_by_hand_is_the_run_that_is_found(name, made, by_hand, phantoms, split):
+    x, y, train, validation = inputs(name, split, phantoms)
+    if name == "capsule":
+        run = by_hand(name, *capsules(x, y, train, validation))
+    else:
+        model, answers = linear_svm(x, y, train) if name == "svm" else randomised(x, y, train, validation)
+        run = by_hand(name, model, None, answers)
+    library = made(name)
+    assert run.name == library.name and "edited" not in run.info
+    np.testing.assert_allclose(
+        run.predictions[runs.PROBABILITIES], library.predictions[runs.PROBABILITIES], atol=1e-4
+    )
+    np.testing.assert_allclose(run.history.astype(float), library.history.astype(float), atol=1e-4)
+    assert run_of(name, phantoms, split, by_hand.home).folder == run.folder, "it is found, not trained again"
+    assert run.info["seconds"] is None
+    model, pixels = run.model(), comparators.read(comparators.get(name, **SMALL[name]), split, phantoms)
+    said = model.predict(pixels, verbose=0) if name == "capsule" else model.predict_proba(pixels)
+    np.testing.assert_allclose(said, run.predictions[runs.PROBABILITIES], atol=1e-4)
+
+
+def test_an_svm_with_another_setting_is_an_edited_one(by_hand, phantoms, split, capsys):
+    x, y, train, _ = inputs("svm", split, phantoms)
+    model, answers = linear_svm(x, y, train, c=0.01)
+    run = by_hand("svm", model, None, answers)
+    assert run.name.startswith("svm-edited-") and run.info["edited"] == ["settings of LinearSvm"]
+    assert "other settings of LinearSvm" in capsys.readouterr().out
+    assert run.model().get_params()["linearsvm__C"] == 0.01
+    with pytest.raises(RunError, match="a fitted FrozenFeatures → LinearSvm is no FrozenFeatures → StandardScaler → "):
+        by_hand("svm", model[1], None, answers)
+
+
+def test_a_class_that_was_rewritten_is_kept_as_answers(by_hand, phantoms, split):
+    class RandomisedNetwork(comparators.RandomisedNetwork):
+        def hidden(self, x):
+            return np.maximum(x @ self.weights_ + self.bias_, 0)
+
+    x, y, train, _ = inputs("bcdnet", split, phantoms)
+    model = make_pipeline(StandardScaler(), RandomisedNetwork(16)).fit(x[train], y[train])
+    run = by_hand("bcdnet", model, None, model.predict_proba(x))
+    assert run.info["edited"] == ["answers than BCDNet on Tiny, in place of VGG16 gives with what was learned"]
+    with pytest.raises(RunError, match="its model was not kept"):
+        run.model()
+
+
+@pytest.mark.parametrize("change, what", [({"margin": 0.8}, "loss"), ({"epochs": 1}, "epochs")])
+def test_a_network_with_another_training_is_an_edited_one(change, what, by_hand, phantoms, split):
+    run = by_hand("capsule", *capsules(*inputs("capsule", split, phantoms), **change))
+    assert run.info["edited"] == [what] and run.model().output_shape == (None, 3)
+
+
+def test_a_stand_in_carries_its_own_name():
+    assert comparators.get("inception", backbone="MobileNetV2").title == (
+        "plain head on MobileNetV2, in place of Inception-ResNet-v2"
+    )
+    assert comparators.get("bcdnet", backbone="VGG16").title == "BCDNet"
+    assert "MobileNetV2, in place of VGG16" in comparators.get("bcdnet", backbone="MobileNetV2").title
 
 
 # --- bad input
