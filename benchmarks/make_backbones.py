@@ -63,13 +63,12 @@ def _draw(i):
     marks = str(rng.choice(("calipers", "text", "calipers;text"))) if rng.random() < 0.3 else ""
     # A seed of two numbers that no data set of phantoms uses: these scans are in none of them.
     scan = phantom.draw(label, [770001, i], marks=marks, lesions=2 if rng.random() < 0.05 else 1)
-    both = (
-        Image.fromarray(part).convert("L").resize((SIZE, SIZE), Image.BILINEAR) for part in (scan.pixels, scan.mask)
-    )
+    both = (Image.fromarray(part).convert("L") for part in (scan.pixels, scan.mask))
+    both = (image.resize((SIZE, SIZE), Image.BILINEAR) for image in both)
     facts = scan.truth | {"calipers": "calipers" in marks, "text": "text" in marks}
-    facts["shape"] = np.log(facts["axial_mm"] / facts["lateral_mm"]) if facts["kind"] else ""
-    numbers = np.float32([np.nan if facts[name] == "" else facts[name] for name in NUMBERS])
-    kind = KINDS.index(facts["kind"]) if facts["kind"] else len(KINDS)
+    facts["shape"] = np.log(facts["axial_mm"] / facts["lateral_mm"]) if scan.mask.any() else np.nan
+    numbers = np.float32([facts.get(name, np.nan) for name in NUMBERS])  # normal tissue lacks those of a lesion
+    kind = KINDS.index(facts["kind"]) if scan.mask.any() else len(KINDS)
     return np.stack(list(both), axis=-1), CLASSES.index(label), kind, numbers
 
 

@@ -43,10 +43,8 @@ def augmentation(scans):
         for batch in (8, 32):
             theirs, ours = (lambda b=batch: _generator(folder, b)), (lambda b=batch: _ours(table, b))
             old, new = seconds(theirs, ours, repeats=3)
-            count, name = (
-                len(table) * AUGMENTED_EPOCHS,
-                f"augmented images, batches of {batch}, against ImageDataGenerator",
-            )
+            count = len(table) * AUGMENTED_EPOCHS
+            name = f"augmented images, batches of {batch}, against ImageDataGenerator"
             note = f"{len(table)} scans of {scans.name} from disk, {AUGMENTED_EPOCHS} epochs, {SIZE} px"
             rows.append(row(name, count / new, "images/s", count / old, target="ratio >= 10", note=note))
     return rows

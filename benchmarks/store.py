@@ -28,9 +28,8 @@ def write(name, run):
         }
     left_out = ("key", "scores", "started_from", "base")
     content = {key: value for key, value in run.info.items() if key not in left_out}
-    return _write(
-        RESULTS / f"{name}.json", content | {"history": run.history.round(4).to_dict("records"), "parts": parts}
-    )
+    content |= {"history": run.history.round(4).to_dict("records"), "parts": parts}
+    return _write(RESULTS / f"{name}.json", content)
 
 
 def write_table(name, rows, about):
@@ -47,12 +46,8 @@ def _write(target, content):
 
 def about(recipe, weights, scans, seeds):
     """Return on what a study was measured, for `write_table`."""
-    return {
-        "dataset": scans.identity(),
-        "recipe": recipe.as_dict(),
-        "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
-        "seeds": list(seeds),
-    }
+    source = {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence}
+    return {"dataset": scans.identity(), "recipe": recipe.as_dict(), "weights": source, "seeds": list(seeds)}
 
 
 def stored_runs():
