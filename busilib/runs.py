@@ -295,28 +295,15 @@ def card(run):
     settings = ", ".join(f"{name} {value}" for name, value in recipe.items() if name not in ("name", "title"))
     files = ", ".join(f"{part} {n}" for part, n in info["split"]["files"].items())
     overlaps = "; ".join(f"{kind}: {count}" for kind, count in info["split"]["overlaps"].items() if count)
-    classes = [
-        f"| {name} | {row.n:.0f} | {row.sensitivity:.2f} [{row.sensitivity_low:.2f}, {row.sensitivity_high:.2f}] "
-        f"| {row.specificity:.2f} | {row.precision:.2f} |"
-        for name, row in metrics.per_class(run.confusion("test"), CLASSES).iterrows()
-    ]
-    lines = [
-        f"# Model card: {recipe.get('title', recipe['name'])}\n",
-        "For teaching and research, not for diagnosis.\n",
-        f"* **Settings**: {settings}.",
-        f"* **Weights**: {info['weights']['sentence']}",
-        f"* **Data**: {info['dataset']['name']}, split {info['split']['name']} ({files} files).",
-        f"* **Declared overlaps between the sets**: {overlaps or 'none'}.",
-        f"* **Test accuracy**: {metrics.text(run.summary('test'))}.",
-        f"* **Balanced accuracy** {scores['balanced_accuracy']:.2f}, **macro F1** {scores['macro_f1']:.2f}, "
-        f"**AUC** (mean of one against the rest) {scores['auc']:.2f}, **calibration error** {error:.2f}.",
-        f"* **Seed** {info['seed']}; {info['backend']} on {info['device']}; {info['date']}.\n",
-        "| class | n | sensitivity [95 %] | specificity | precision |",
-        "|---|---|---|---|---|",
-        *classes,
-        "\nOne data set, from one hospital or made up; no patient identifiers; nothing is said of other scanners.\n",
-    ]
-    return "\n".join(lines)
+    line = "| {class} | {n:.0f} | {sensitivity:.2f} [{sensitivity_low:.2f}, {sensitivity_high:.2f}] "
+    line += "| {specificity:.2f} | {precision:.2f} |"
+    classes = metrics.per_class(run.confusion("test"), CLASSES).reset_index().to_dict("records")
+    form = (package_files("busilib") / "tables" / "model_card.md").read_text(encoding="utf-8")
+    return form.format(
+        title=recipe.get("title", recipe["name"]), settings=settings, info=info, files=files,
+        overlaps=overlaps or "none", accuracy=metrics.text(run.summary("test")), scores=scores, error=error,
+        classes="\n".join(line.format(**row) for row in classes),
+    )  # fmt: skip
 
 
 # --- many runs -------------------------------------------------------------------------------------------------------
@@ -327,9 +314,9 @@ def collect(runs="auto"):
 
     ``runs`` is a folder of runs or of a sweep. Columns: ``run``; the recipe's settings; ``dataset``, ``protocol``,
     ``fold``, ``train`` and ``test`` (numbers of files); ``seed``, ``weights``, ``backend``, ``device``, ``seconds``
-    (None: trained by hand), ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep also ``execution``,
-    ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols that validate on the
-    test set. A run that several executions made counts once.
+    (None: trained by hand), ``date``; ``test_…`` and ``validation_…`` for every score of `metrics.summary`; of a sweep
+    also ``execution``, ``lesson`` and the lesson's parameters in capitals. ``validation_is_test`` marks the protocols
+    that validate on the test set. A run that several executions made counts once.
     """
     table = pd.DataFrame([row(file.parent) for file in files(place(runs), "run.json")])
     return table.drop_duplicates("run", ignore_index=True) if len(table) else table
