@@ -20,7 +20,7 @@ def load(paths, size):
     """Return the images as one uint8 RGB array (N, size, size, 3), values 0–255.
 
     Grey, 1-bit and colour files become RGB alike; each is resized (bilinear, averaging when it shrinks) without
-    keeping its aspect ratio, as both papers did. The array takes `megabytes` of memory.
+    keeping its aspect ratio, as both papers did.
     Raises DataError with the name of a file that cannot be read.
     """
     paths = list(paths)
@@ -45,11 +45,6 @@ def _read(path, changed, size):
             raise ValueError(f"more than 8 bits per pixel, mode {image.mode}, which would be clipped")
         mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
         return np.asarray(image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
-
-
-def megabytes(n, size):
-    """Return the memory that n images of size × size pixels take as uint8 RGB, in MB (10^6 bytes)."""
-    return n * size * size * 3 / 1e6
 
 
 def mask_union(row, size=None):

@@ -99,10 +99,8 @@ def _imagenet(backbone, profile):
             path.parent.mkdir(parents=True, exist_ok=True)  # without it Keras falls back to a temporary folder
             getattr(keras.applications, backbone)(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
     except Exception as error:  # urllib, ssl and Keras raise many kinds: all mean that there are none
-        raise WeightsError(
-            f"There are no ImageNet weights for {backbone} ({error}). Put the file at {path}, name your own with "
-            'WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
-        ) from error
+        ways = f'Put the file at {path}, name your own with WEIGHTS="/path/to/file.h5", or choose WEIGHTS="none".'
+        raise WeightsError(f"There are no ImageNet weights for {backbone} ({error}). {ways}") from error
     return path
 
 
@@ -121,10 +119,8 @@ def backbone(name, size, weights, seed=0):
         try:
             network.load_weights(weights.path)
         except Exception as error:  # h5py and Keras raise many kinds: all mean that the file does not fit
-            raise WeightsError(
-                f"{Path(weights.path).name} holds no weights for {name} without its top ({error}). "
-                f"It must be a file for keras.applications.{name}(include_top=False)."
-            ) from error
+            needed = f"It must be a file for keras.applications.{name}(include_top=False)."
+            raise WeightsError(f"{Path(weights.path).name} holds no weights for {name} ({error}). {needed}") from error
     return network
 
 

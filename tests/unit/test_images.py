@@ -36,7 +36,6 @@ def test_colours_and_the_order_of_the_paths_are_kept(tmp_path):
     assert (images.load([save(tmp_path / "a.png", Image.fromarray(pixels))], 8)[0] == pixels).all()
     paths = [save(tmp_path / f"{k}.png", Image.new("L", (9, 9), k)) for k in range(40)]
     assert images.load(paths[::-1], 4)[:, 0, 0, 0].tolist() == list(range(40))[::-1]
-    assert images.megabytes(40, 4) == images.load(paths, 4).nbytes / 1e6
 
 
 def test_a_changed_file_is_read_anew_and_nothing_is_kept_on_disk(tmp_path, monkeypatch):
