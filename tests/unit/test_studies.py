@@ -127,12 +127,13 @@ def test_masks_alone_on_busi_give_the_printed_matrix(busi):
 
 
 def test_three_ways_come_from_the_stored_results():
-    rows = {row["paper"][0]: row for row in studies.three_ways().to_dict("records")}
-    assert rows["A"]["paper says"] == "0.966 of 117" and rows["B"]["paper says"] == "0.898 of 157"
+    table = studies.three_ways().set_index("paper")
+    assert table["paper says"].tolist() == ["0.932 of 117", "0.966 of 117", "0.898 of 157"]
     test = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
     right = (test[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(test["label"])).mean()
-    assert rows["A"]["done properly"].startswith(f"{right:.3f} [")
-    assert rows["A"]["done properly"].endswith(f"of {len(test)}")
+    frozen = table.loc["A: ResNet50, frozen", "done properly"]
+    assert frozen.startswith(f"{right:.3f} [") and frozen.endswith(f"of {len(test)}, five folds")
+    assert table.loc["A: ResNet50, fine-tuned", "done properly"] == "not run", "a frozen head is no tuned network"
 
 
 def test_the_readme_shows_the_stored_results():
