@@ -199,6 +199,22 @@ def _check(folder, json):
     print(catalogue.report(catalogue.read(folder), json))
 
 
+@_data.command("audit")
+@click.argument("folder")
+@click.argument("split", metavar="SPLIT.csv")
+@click.option("--json", is_flag=True, help="The same for programs.")
+def _audit(folder, split, json):
+    """Say what a split of a folder leaks; the exit status is 1 when it does.
+
+    SPLIT.csv has the columns file and split.
+    """
+    from busilib.data import audit, catalogue
+
+    findings = audit.check(catalogue.read(folder), audit.read(split))
+    print(audit.report(findings, json))
+    return int(audit.leaks(findings))
+
+
 @_data.command("phantom")
 @click.argument("folder")
 @click.option("--n", default=300, help="How many.")

@@ -1,4 +1,4 @@
-"""The catalogue: any folder in the BUSI layout becomes one table, one row per image.
+"""The catalogue: any folder in the BUSI layout, or with a labels.csv, becomes one table, one row per image.
 
 scans = catalogue.read("Dataset_BUSI_with_GT")
 scans.table      # image_id, label, path, mask_paths, width, height, pixel_sha256, group, flags, …
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from busilib.data import duplicates
-from busilib.data.files import find_folder, first_ten, read_files, text_sha256
+from busilib.data.files import LABELS, find_folder, first_ten, read_csv, read_files, text_sha256
+from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
 FLAGS = ("axilla", "needle", "contradictory", "marks", "objection", "colour")
@@ -31,8 +32,9 @@ class Catalogue:
         table: one row per image, sorted by class (benign, malignant, normal), then naturally by name. Columns:
             image_id (str, unique); label; path (pathlib.Path); mask_paths (tuple of Path); mask_ids (tuple of str,
             "benign (1)_mask"); mask_sha256 (tuple of str, of the RGB pixels); width, height (pixels); pixel_sha256
-            (of the RGB pixels); group (str, near-identical images share one); flags (tuple, a part of
-            `FLAGS`; write ``table["flags"]``, for ``table.flags`` is something of pandas' own).
+            (of the RGB pixels); patient ("" where the folder does not tell); group (str, near-identical images and
+            those of one patient share one); flags (tuple, a part of `FLAGS`; write ``table["flags"]``, for
+            ``table.flags`` is something of pandas' own).
         name: a label for people: "busi", or the folder's name.
         kind: "phantom" (every file as the generator made it), "busi" (most images are BUSI's) or "folder"; decided by
             the pixels, never by a name.
@@ -75,6 +77,9 @@ class Catalogue:
 def read(folder, name=None):
     """Read a folder in the BUSI layout (or the one inside ``folder``), masks included, and return its `Catalogue`.
 
+    A folder with a table labels.csv (see `files`) may have any layout. Patients come from that table's column patient,
+    or from a table patients.csv (image_id,patient) in the folder.
+
     What BUSI's facts table knows (groups, objections, marks) is joined by the pixels, so that a renamed or re-encoded
     copy still matches; near-duplicates and contradictory labels are looked for in any folder. ``name="busi"`` says that
     it must be BUSI, and every difference is a warning even when nothing matches.
@@ -82,18 +87,21 @@ def read(folder, name=None):
     Raises:
         DataError: the folder cannot be used: damaged files, masks without image, unknown classes, no images at all …
     """
-    root = find_folder(folder)
+    root = find_folder(folder).resolve()
     files, pairs = read_files(root)
     table, warnings = _table(files)
     numbers = _matches(table)
     busi = sum(number >= 0 for number in numbers) > len(table) / 2
     made, truth, unlike = _phantoms(root, table)
     expected = facts().astype(str).reindex(numbers, fill_value="").reset_index(drop=True)
-    links = [link for same in (table.pixel_sha256, expected.group, truth.group) for link in _links(same)]
-    table["group"] = [f"g{number + 1:04d}" for number in duplicates.groups(len(table), links + pairs)]
-    table["flags"] = _flags(table, expected, truth)
+    table["patient"], unmatched = _patients(root, table)
+    links = [link for values in (table.pixel_sha256, expected.group, truth.group) for link in _links(values)] + pairs
+    pictures = duplicates.groups(len(table), links)  # a patient's scans may have several labels, one picture may not
+    table["flags"] = _flags(table.assign(group=pictures), expected, truth)
+    both = duplicates.groups(len(table), links + _links(table.patient))
+    table["group"] = [f"g{number + 1:04d}" for number in both]
     kind = "busi" if busi else "phantom" if made else "folder"
-    warnings += unlike + (_differences(table, numbers) if busi or name == "busi" else [])
+    warnings += unlike + unmatched + (_differences(table, numbers) if busi or name == "busi" else [])
     pairs = pd.DataFrame([(table.image_id[i], table.image_id[j], *how) for i, j, *how in pairs], columns=_PAIRS)
     name = name or ("busi" if busi else root.name)
     return Catalogue(table.drop(columns="colour"), name, kind, made, tuple(warnings), pairs)
@@ -103,10 +111,9 @@ def _table(files):
     """Turn the table of files into one row per image; return it and the warnings about its masks and classes."""
     missing = [label for label in CLASSES if label not in set(files.label[~files.is_mask])]
     warnings = [f"There are no images of the class {' or '.join(missing)}."] if missing else []
-    files = files.assign(image_id=[path.stem for path in files.path])
     if files.scan[~files.is_mask].str.casefold().duplicated().any():
         warnings.append("Images of different classes share their names: image_id has the class in front.")
-        files["image_id"] = files.label + " " + files.image_id
+        files = files.assign(image_id=files.label + " " + files.image_id)
     masks = files[files.is_mask].groupby(["label", "scan"])
     columns = {"mask_paths": "path", "mask_ids": "image_id", "mask_sha256": "pixel_sha256"}
     masks = masks.agg(black=("black", "all"), **{name: (column, tuple) for name, column in columns.items()})
@@ -117,6 +124,26 @@ def _table(files):
     warnings += _sentence(table.image_id[~has], "without a mask")
     warnings += _sentence(table.image_id[has & (normal != black)], "with a mask that does not fit (normal: all black)")
     return table[_COLUMNS], warnings
+
+
+def _patients(root, table):
+    """Return the patient of each image ("" where none is named), and sentences on rows that fit no image."""
+    place, key = (root / "patients.csv", "image_id") if (root / "patients.csv").is_file() else (root / LABELS, "file")
+    if not place.is_file() or (key == "file" and "patient" not in read_csv(place, ["file"])):
+        return "", []
+    listed = read_csv(place, (key, "patient"))
+    names = table.image_id if key == "image_id" else [path.relative_to(root).as_posix() for path in table.path]
+    listed["name"] = listed[key] if key == "image_id" else [Path(file).as_posix() for file in listed[key]]
+    if listed.groupby("name").patient.nunique().max() > 1:
+        raise DataError(f"{place} gives an image two patients: {', '.join(_twice(listed))}. Correct the table.")
+    patients = listed.drop_duplicates("name").set_index("name").patient.reindex(list(names)).fillna("")
+    missing = [name for name in listed.name if name not in set(names)]
+    return patients.to_numpy(), _sentence(missing, f"in {place.name} and not in the folder", "row")
+
+
+def _twice(listed):
+    counts = listed.groupby("name").patient.nunique()
+    return counts.index[counts > 1][:3]
 
 
 def _phantoms(root, table):
@@ -223,10 +250,12 @@ def summary(catalogue):
     flags = pd.DataFrame({flag: [flag in row for row in table["flags"]] for flag in FLAGS}).groupby(table.label).sum()
     flags.loc["total"] = flags.sum()
     groups, counts = table.groupby("group"), catalogue.counts().join(flags).to_dict("index")
-    mixed = groups.filter(lambda rows: rows.label.nunique() > 1).groupby("group").image_id.agg(list).tolist()
+    contradictory = table[["contradictory" in row for row in table["flags"]]]
+    mixed = contradictory.groupby("group").image_id.agg(list).tolist()
     sizes = table[["width", "height"]].agg(["min", "median", "max"]).to_dict()
     pairs = catalogue.pairs.round({"correlation": 3}).to_dict("records")
     data = catalogue.identity() | {"counts": counts, "pixels": sizes, "groups": groups.ngroups}
+    data |= {"patients": table.patient[table.patient != ""].nunique()}
     return data | {"near_duplicates": pairs, "contradictory": mixed, "warnings": list(catalogue.warnings)}
 
 
@@ -236,6 +265,7 @@ def report(catalogue, as_json=False):
     if as_json:
         return json.dumps(data, indent=2)
     lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})", pd.DataFrame(data["counts"]).T.to_string()]
-    lines.append(f"groups: {data['groups']}; near-duplicate pairs: {len(data['near_duplicates'])}")
+    patients = f"patients: {data['patients'] or 'not named'}"
+    lines.append(f"groups: {data['groups']}; {patients}; near-duplicate pairs: {len(data['near_duplicates'])}")
     lines += [f"contradictory labels: {', '.join(names)}" for names in data["contradictory"]]
     return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]])

@@ -1,9 +1,12 @@
-"""Reading a folder in the BUSI layout: which files are scans, which are masks, and what is wrong with them.
+"""Reading a folder: which files are scans, which are masks, and what is wrong with them.
 
-Layout: ``<folder>/{benign,malignant,normal}/*.png``; the masks of ``X.png`` are ``X_mask.png``, ``X_mask_1.png``, …
+The BUSI layout is ``<folder>/{benign,malignant,normal}/*.png``, where ``X_mask.png``, ``X_mask_1.png``, … are the masks
+of ``X.png``. In any other folder a table ``labels.csv`` names the files: its columns are file (a path within the
+folder), label and, where they are known, mask (a path; several are joined by ";") and patient.
 """
 
 import hashlib
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +24,7 @@ from busilib.recipes import CLASSES
 
 _MASK = re.compile(r"(?<=.)_mask(_\d+)?$", re.IGNORECASE)
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+LABELS = "labels.csv"
 
 
 def pixel_sha256(image):
@@ -39,10 +43,12 @@ def first_ten(names, between=", "):
 
 
 def find_folder(folder):
-    """Return the Path that holds the class folders: ``folder`` itself, or the one folder inside it that does."""
+    """Return the Path that holds `LABELS` or the class folders: ``folder`` itself, or the one folder inside it."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Give the folder that holds {', '.join(CLASSES)}.")
+    if (folder / LABELS).is_file():
+        return folder
     children = [child.name for child in _visible(folder) if child.is_dir()]
     if not set(CLASSES).isdisjoint(children):
         return folder
@@ -62,17 +68,17 @@ def _visible(folder):
 def read_files(root):
     """Read every PNG below ``root`` and return ``(files, pairs)``; a second call is answered from the cache.
 
-    ``files`` has one row per file, in natural order: label, path (Path), scan (the stem that a scan shares with its
-    masks), is_mask, width and height (pixels), pixel_sha256, colour (bool), black (bool).
+    ``files`` has one row per file, in natural order: label, path (Path), scan (the name that a scan shares with its
+    masks), is_mask, image_id, width and height (pixels), pixel_sha256, colour (bool), black (bool).
     ``pairs`` are the near-duplicates of `duplicates.near_duplicates`, numbered by the rows that are no masks.
 
     Raises:
         DataError: the folder cannot be used; the message lists the first problems, each with its file.
     """
     root = Path(root).resolve()
-    files, problems = _list(root)
-    listing = [duplicates.LEVELS, *map(_stamp, files.path)]
-    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v3.pickle"  # v4: when more is read from a file
+    files, problems = _labelled(root) if (root / LABELS).is_file() else _list(root)
+    listing = [duplicates.LEVELS, files.drop(columns="path").to_numpy().tolist(), *map(_stamp, files.path)]
+    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v4.pickle"  # v5: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
         stored_listing, *answer = pd.read_pickle(stored)
         if stored_listing == listing and not problems:
@@ -84,7 +90,7 @@ def read_files(root):
         files = files.join(pd.DataFrame(decoded))
         problems = _wrong_sizes(files)
     if problems:
-        lines = [f"{path.relative_to(root).as_posix()}: {what}" for path, what in problems.items()]
+        lines = [f"{Path(os.path.relpath(path, root)).as_posix()}: {what}" for path, what in problems.items()]
         raise DataError("\n- ".join([f"{root} cannot be used.", first_ten(lines, "\n- ")]))
     pairs = duplicates.near_duplicates(files.pop("small")[~files.is_mask])
     with write_file(stored) as temporary:
@@ -99,7 +105,7 @@ def _stamp(path):
 
 
 def _list(root):
-    """Return the table of files (label, path, scan, is_mask) and the problems that names show (dict, by Path)."""
+    """Return the table of files (label, path, scan, is_mask, image_id) and the problems that names show (by Path)."""
     folders = [entry for entry in _visible(root) if entry.is_dir()]
     unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
     what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
@@ -113,12 +119,51 @@ def _list(root):
     paths.sort(key=lambda path: (CLASSES.index(path.parent.name), natural_key(path.stem)))
     rows = [(path.parent.name, path, _MASK.sub("", path.stem), bool(_MASK.search(path.stem))) for path in paths]
     files = pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask"]).astype({"is_mask": bool})
+    files["image_id"] = [path.stem for path in files.path]
     scans, masks = files[~files.is_mask], files[files.is_mask]
     twice = scans.path[scans.assign(scan=scans.scan.str.casefold()).duplicated(["label", "scan"])]
     problems |= {path: "the name of another image but for upper and lower case. Rename it." for path in twice}
     lost = masks[~(masks.label + masks.scan).isin(scans.label + scans.scan)].itertuples()
     problems |= {m.path: f"a mask without its image {m.scan}.png. Add the image or remove the mask." for m in lost}
     return files, problems
+
+
+def read_csv(path, columns):
+    """Return a CSV file as a table of texts; raise DataError when it cannot be read or lacks one of ``columns``."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
+    table = table.rename(columns=str.strip)
+    if missing := [name for name in columns if name not in table]:
+        raise DataError(f"{path} has no column {' or '.join(missing)}. It has: {', '.join(table)}.")
+    return table.apply(lambda column: column.str.strip())
+
+
+def _labelled(root):
+    """Return the same as `_list` of a folder whose `LABELS` names the files."""
+    table, rows, problems = read_csv(root / LABELS, ("file", "label")), [], {}
+    names = table.file.map(lambda file: Path(file).stem)
+    if names.str.casefold().duplicated().any():  # files of two folders share a name
+        names = table.file.map(lambda file: Path(file).with_suffix("").as_posix())
+    masks = table["mask"] if "mask" in table else pd.Series("", index=table.index)
+    for file, label, name, several in zip(table.file, table.label.str.casefold(), names, masks, strict=True):
+        listed = [(file, name), *((mask.strip(), f"{name}_mask") for mask in several.split(";") if mask.strip())]
+        for number, (one, image_id) in enumerate(listed):
+            path = (root / one).resolve()
+            if label not in CLASSES:
+                problems[path] = f"its label in {LABELS} is {label!r}. Only {', '.join(CLASSES)} are read."
+            elif not path.is_relative_to(root) or not path.is_file():
+                problems[path] = f"{LABELS} names it, and it is not there."
+            image_id += f"_{number - 1}" if number > 1 else ""
+            rows.append((label, path, name, number > 0, image_id))
+    files = pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id"]).astype({"is_mask": bool})
+    if files.empty:
+        raise DataError(f"{root / LABELS} lists no images at all.")
+    problems |= dict.fromkeys(files.path[files.path.duplicated()], f"{LABELS} names it twice.")
+    files = files[~files.path.isin(problems)]
+    order = [(CLASSES.index(row.label), natural_key(row.image_id)) for row in files.itertuples()]
+    return files.iloc[sorted(range(len(files)), key=order.__getitem__)].reset_index(drop=True), problems
 
 
 def _wrong_name(path):

@@ -467,3 +467,65 @@ def test_busi_flags(busi):
     labels = busi.table.set_index("image_id").label
     shares = flags.map(lambda one: "marks" in one).groupby(labels).mean()
     assert (100 * shares).round(1).to_dict() == {"benign": 40.0, "malignant": 24.8, "normal": 6.0}
+
+
+# Any layout, with labels.csv; and patients.
+
+
+def labelled(root, rows, columns="file,label,mask,patient"):
+    """Write images and masks in one folder each, and a labels.csv of ``rows`` (texts)."""
+    for number in range(4):
+        save(root / "images" / f"scan {number}.png", noise(number))
+        save(root / "masks" / f"scan {number}.png", lesion())
+    (root / "labels.csv").write_text("\n".join([columns, *rows]), encoding="utf-8-sig")
+    return root
+
+
+ROWS = [
+    "images/scan 2.png,Malignant,masks/scan 2.png;masks/scan 3.png,P1",
+    "images/scan 0.png,benign,,P1",
+    "images/scan 1.png, benign ,masks/scan 1.png,P2",
+]
+
+
+def test_a_table_of_labels_makes_any_folder_a_data_set(tmp_path):
+    scans = catalogue.read(labelled(tmp_path, ROWS))
+    table = scans.table.set_index("image_id")
+    assert table.index.tolist() == ["scan 0", "scan 1", "scan 2"] and scans.classes == ("benign", "malignant")
+    assert table.mask_ids["scan 2"] == ("scan 2_mask", "scan 2_mask_1") and table.mask_ids["scan 0"] == ()
+    assert table.patient.tolist() == ["P1", "P2", "P1"]
+    assert table.group["scan 0"] == table.group["scan 2"] != table.group["scan 1"]
+    labelled(tmp_path, [row.replace("P2", "P1") for row in ROWS])
+    assert catalogue.read(tmp_path).table.group.nunique() == 1, "a changed table is read anew"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("images/gone.png,benign,,", "images/gone.png: labels.csv names it, and it is not there"),
+        ("images/scan 3.png,cyst,,", "its label in labels.csv is 'cyst'. Only benign, malignant, normal are read"),
+        ("../outside.png,benign,,", "outside.png: labels.csv names it, and it is not there"),
+        ("images/scan 1.png,benign,,", "images/scan 1.png: labels.csv names it twice"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(row, words, tmp_path):
+    save(tmp_path / "outside.png", noise(9))
+    root = labelled(tmp_path / "data", [*ROWS, row])
+    with pytest.raises(DataError, match=words.replace("(", r"\(")):
+        catalogue.read(root)
+    labelled(root, ["a,b"], columns="name,class")
+    with pytest.raises(DataError, match="has no column file or label. It has: name, class"):
+        catalogue.read(root)
+
+
+def test_patients_come_from_a_table_in_the_folder(tmp_path):
+    root = make(tmp_path / "data")
+    (root / "patients.csv").write_text("image_id,patient\nbenign (1),A\nnormal (2),A\nbenign (9),B\n")
+    scans = catalogue.read(root)
+    table = scans.table.set_index("image_id")
+    assert table.group["benign (1)"] == table.group["normal (2)"] and table.group.nunique() == 5
+    assert table.patient["malignant (1)"] == "" and "1 row in patients.csv and not in the folder" in scans.warnings[0]
+    assert "contradictory" not in table["flags"]["benign (1)"], "a patient may have scans of several classes"
+    (root / "patients.csv").write_text("image_id,patient\nbenign (1),A\nbenign (1),B\n")
+    with pytest.raises(DataError, match="gives an image two patients"):
+        catalogue.read(root)
