@@ -71,6 +71,26 @@ def test_03_trains_in_the_open_what_the_library_trains(tmp_path, phantom_dir):
     assert set(table["image_size"]) == {32} and set(table["preprocessing"]) == {"own"} and set(table["fold"]) == {1}
 
 
+@pytest.mark.slow  # about two minutes: Inception-ResNet-v2 twice
+def test_04_trains_in_the_open_what_the_library_trains(tmp_path, phantom_dir):
+    given = {"DATASET": str(phantom_dir), "PROTOCOL": "clean", "FOLD": 1, "RUNS": str(tmp_path)}
+    done = in_the_open("04", tmp_path, given)
+    assert done.error is None
+    same_as_the_librarys(tmp_path, data.load(phantom_dir), {"B-frozen": None, "B-tuned": "B-frozen"})
+
+
+@pytest.mark.slow
+def test_00_trains_in_the_open(tmp_path, phantom_dir):
+    assert in_the_open("00", tmp_path, {"DATASET": str(phantom_dir), "RUNS": str(tmp_path)}).error is None
+
+
+@pytest.mark.parametrize("number", ["00", "03", "04"])
+def test_the_lesson_is_the_program(number):
+    cells = nbformat.read(notebooks.lessons([number])[0], as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert "find_or_train" not in source and all(word in source for word in (".compile(", "fit(", ".predict("))
+
+
 @pytest.fixture(scope="module")
 def quick():
     """The quick runs of lessons 03 and 04: found when the lessons have run in this session, trained now otherwise."""
