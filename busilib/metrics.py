@@ -141,21 +141,14 @@ def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
     return _percentiles(_draw(score, groups, arrays, draws, seed), level)
 
 
-def mean_interval(values, level=0.95):
-    """Return (mean, low, high) of independent measurements (n,), for instance one per weight seed, by Student's t.
-
-    Of paired differences it is the paired t interval. With one value the interval is unknown: NaN. Measurements on
-    repeated splits of one data set are not independent: see `corrected_interval`.
-    """
-    return corrected_interval(values, 1, 0, level)
-
-
 def corrected_interval(values, n_train, n_test, level=0.95):
     """Return (mean, low, high) of measurements (n,) on n random splits of one data set, by a corrected t interval.
 
     Such splits share most of their training images, so their results vary together and Student's t is too narrow. Its
     variance times 1/n is replaced by the variance times (1/n + n_test/n_train). Source: C. Nadeau & Y. Bengio,
-    Machine Learning 52 (2003) 239. ``n_train``, ``n_test``: how many images, one number or one per split.
+    Machine Learning 52 (2003) 239. ``n_train``, ``n_test``: how many images, one number or one per split. With
+    (1, 0), for independent measurements such as one per weight seed, it is Student's t; of paired differences, the
+    paired t interval. With one value the interval is unknown: NaN.
     """
     values = pd.Series(values, dtype=float)
     factor = 1 / values.size + np.mean(np.divide(n_test, n_train))
@@ -186,46 +179,19 @@ def mcnemar_bounds(right_first, right_second, total):
     return _sign_test(0, gain), _sign_test(most, most + gain)
 
 
-def calibration(truth, probabilities, bins=10):
-    """Return one row per bin of confidence: n, confidence (mean), accuracy, low, high (Wilson); no empty bins.
+def calibration_error(truth, probabilities, bins=10):
+    """Return the expected calibration error: the gap between confidence and accuracy, averaged over the images.
 
-    ``truth`` (N,) class numbers; ``probabilities`` (N, K). The confidence is the highest probability of an image; bins
-    are of equal width. A well-calibrated model is right on 70 % of the images on which its confidence is 0.7.
+    ``truth`` (N,) class numbers; ``probabilities`` (N, K). The confidence is the highest probability of an image, and
+    the gaps are those of bins of equal width. A well-calibrated model is right on 70 % of the images on which its
+    confidence is 0.7. Source: Naeini, Cooper & Hauskrecht, AAAI 2015. 0 is perfect; it says nothing about the accuracy
+    itself.
     """
     truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = pd.DataFrame({"confidence": confidence, "right": right}).groupby(which)
-    table = rows["confidence"].agg(n="size", confidence="mean").assign(accuracy=rows["right"].mean())
-    table[["low", "high"]] = [wilson(*counts) for counts in zip(rows["right"].sum(), table["n"], strict=True)]
-    return table.reset_index(drop=True)
-
-
-def calibration_error(truth, probabilities, bins=10):
-    """Return the expected calibration error: the gap between confidence and accuracy, averaged over the images.
-
-    Source: Naeini, Cooper & Hauskrecht, AAAI 2015. 0 is perfect; it says nothing about the accuracy itself.
-    """
-    table = calibration(truth, probabilities, bins)
-    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["n"]))
-
-
-def operating_point(positive, probability, sensitivity=0.95):
-    """Return the highest threshold that reaches a sensitivity: a dict of threshold, sensitivity and specificity.
-
-    ``positive`` bool (N,), ``probability`` (N,) of the positive class; called positive is what is at or above the
-    threshold. Chosen on one set it must be judged on another: see `at_threshold`.
-    Raises ValueError when there are no positives.
-    """
-    _, reached, thresholds = sk.roc_curve(positive, probability, drop_intermediate=False)
-    threshold = float(thresholds[reached >= sensitivity - 1e-9].max())
-    return {"threshold": threshold} | at_threshold(positive, probability, threshold)
-
-
-def at_threshold(positive, probability, threshold):
-    """Return sensitivity and specificity (dict) when all at or above ``threshold`` are called positive."""
-    positive, called = np.asarray(positive, dtype=bool), np.asarray(probability) >= threshold
-    return {"sensitivity": float(called[positive].mean()), "specificity": float((~called[~positive]).mean())}
+    return float(np.average((rows["confidence"].mean() - rows["right"].mean()).abs(), weights=rows.size()))
 
 
 def text(summary):

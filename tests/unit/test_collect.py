@@ -93,7 +93,7 @@ def test_weight_seeds_on_one_split_and_data_sets_of_their_own_need_no_correction
         }
         folder = record(tmp_path, f"A-frozen-{seed}", seed=seed, right=(60, 60 + seed), dataset=data)
     table = runs.collect(tmp_path)
-    expected = pytest.approx(metrics.mean_interval([0.60, 0.61, 0.62]))
+    expected = pytest.approx(metrics.corrected_interval([0.60, 0.61, 0.62], 1, 0))
     columns = ["test_accuracy", "test_accuracy_low", "test_accuracy_high"]
     assert runs.means(table)["runs"].tolist() == [3] and tuple(runs.means(table)[columns].iloc[0]) == expected
     one_split = table.assign(dataset_sha256="0", split_sha256="0")

@@ -158,11 +158,11 @@ def test_a_class_that_the_data_do_not_have_leaves_the_other_scores_their_interva
     assert table.loc[lost].isna().all(axis=None) and table.drop(index=lost).notna().all(axis=None)
 
 
-def test_mean_interval_is_the_paired_t_interval():
+def test_without_a_correction_it_is_the_paired_t_interval():
     differences = np.array([1.0, 2.0, 4.0, 0.5, 2.5])
     expected = stats.ttest_1samp(differences, 0).confidence_interval()
-    assert metrics.mean_interval(differences) == pytest.approx((2.0, expected.low, expected.high))
-    assert all(math.isnan(x) for x in metrics.mean_interval([3.0])[1:])
+    assert metrics.corrected_interval(differences, 1, 0) == pytest.approx((2.0, expected.low, expected.high))
+    assert all(math.isnan(x) for x in metrics.corrected_interval([3.0], 1, 0)[1:])
 
 
 several = st.lists(st.floats(-50, 50), min_size=2, max_size=12).filter(lambda values: np.std(values) > 1e-3)
@@ -171,7 +171,7 @@ several = st.lists(st.floats(-50, 50), min_size=2, max_size=12).filter(lambda va
 @quick
 @given(several, st.integers(20, 900), st.integers(5, 300))
 def test_corrected_interval_is_nadeau_and_bengios(values, n_train, n_test):
-    corrected, plain = metrics.corrected_interval(values, n_train, n_test), metrics.mean_interval(values)
+    corrected, plain = metrics.corrected_interval(values, n_train, n_test), metrics.corrected_interval(values, 1, 0)
     standard_error = np.sqrt((1 / len(values) + n_test / n_train) * np.var(values, ddof=1))
     expected = stats.t(len(values) - 1, np.mean(values), standard_error).interval(0.95)
     assert corrected == pytest.approx((np.mean(values), *expected))
@@ -187,7 +187,7 @@ def test_corrected_interval_holds_the_truth_where_students_does_not():
     for _ in range(300):
         images = rng.normal(size=150)
         scores = [rng.permutation(images)[:30].mean() for _ in range(5)]
-        intervals = metrics.mean_interval(scores), metrics.corrected_interval(scores, 120, 30)
+        intervals = metrics.corrected_interval(scores, 1, 0), metrics.corrected_interval(scores, 120, 30)
         hits += [low <= 0 <= high for _, low, high in intervals]
     assert hits[0] / 300 < 0.9 and hits[1] / 300 == pytest.approx(0.95, abs=0.03)
 
@@ -210,19 +210,6 @@ def test_mcnemar_bounds_hold_every_table_with_these_scores():
         metrics.mcnemar_bounds(9, 15, 14)
 
 
-def test_calibration_by_hand():
+def test_the_calibration_error_by_hand():
     p = np.array([[0.95, 0.05], [0.92, 0.08], [0.35, 0.65], [0.38, 0.62]])
-    table = metrics.calibration([0, 1, 1, 1], p)
-    assert table["n"].tolist() == [2, 2] and table["accuracy"].tolist() == [1.0, 0.5]
     assert metrics.calibration_error([0, 1, 1, 1], p) == pytest.approx((abs(0.635 - 1) + abs(0.935 - 0.5)) / 2)
-
-
-def test_an_operating_point_reaches_its_sensitivity_with_the_highest_threshold():
-    rng = np.random.default_rng(0)
-    positive = np.arange(200) % 4 == 0
-    p = rng.uniform(size=200) + 0.3 * positive
-    point = metrics.operating_point(positive, p, 0.95)
-    assert point["sensitivity"] >= 0.95 and point["specificity"] == (p[~positive] < point["threshold"]).mean()
-    assert metrics.at_threshold(positive, p, point["threshold"] + 1e-9)["sensitivity"] < 0.95
-    with pytest.raises(ValueError):
-        metrics.operating_point(np.zeros(3), [0.1, 0.2, 0.3])
