@@ -411,15 +411,10 @@ def write_table(table, folder):
 
 def _info(recipe, scans, split, weights, seed, start):
     """Return what is known of a run before it is trained; ``key`` is a hash of all that its result depends on."""
-    info = {
-        "recipe": recipe.as_dict(),
-        "seed": seed,
-        "start": start.name if start else None,
-        "started_from": start.info if start else None,  # whole, so that this file alone tells how to repeat the run
-        "dataset": scans.identity(),
-        "split": split.identity(),
-        "weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence},
-    } | environment()
+    info = {"recipe": recipe.as_dict(), "seed": seed, "dataset": scans.identity(), "split": split.identity()}
+    info |= {"weights": {"kind": weights.kind, "sha256": weights.sha256, "sentence": weights.sentence}}
+    # The start stands here whole, so that this file alone tells how to repeat the run.
+    info |= {"start": start.name if start else None, "started_from": start.info if start else None} | environment()
     settings = [info["recipe"], seed, weights.sha256 or weights.kind, start.info["key"] if start else None]
     images = [scans.sha256, split.sha256, split.declared]
     code = [info["backend"], info["versions"]["keras"], CODE["recipe" if isinstance(recipe, Recipe) else "comparator"]]
@@ -489,7 +484,5 @@ def stored_table(name):
 
 def sentence(result):
     """Say in a line on what a stored run was measured: data, weights, device, seed, date."""
-    return (
-        f"Measured on {result['dataset']['name']} ({result['split']['name']}), {result['recipe']['image_size']} px, "
-        f"seed {result['seed']}, {result['device']}, {result['date']}. {result['weights']['sentence']}"
-    )
+    text = "Measured on {dataset[name]} ({split[name]}), {recipe[image_size]} px, seed {seed}, {device}, {date}. "
+    return text.format(**result) + result["weights"]["sentence"]

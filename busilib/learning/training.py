@@ -54,13 +54,9 @@ def train(recipe, split, *, weights, seed=0, start=None):
 
 def _facts(recipe, split, model, trained, history):
     """Return what run.json holds of a training besides its settings, as a dict."""
-    return {
-        "epochs_run": len(history),
-        "epoch_kept": best_epoch(history, recipe.monitor),
-        "steps_per_epoch": -(-len(split.part("train")) // recipe.batch_size),
-        "parameters": model.count_params(),
-        "parameters_trained": _trainable(trained),
-    }
+    steps = -(-len(split.part("train")) // recipe.batch_size)
+    epochs = {"epochs_run": len(history), "epoch_kept": best_epoch(history, recipe.monitor), "steps_per_epoch": steps}
+    return epochs | {"parameters": model.count_params(), "parameters_trained": _trainable(trained)}
 
 
 def _trainable(model):
@@ -79,14 +75,10 @@ def by_hand(model, history, probabilities, recipe, split, weights):
     whole = models.assemble(recipe, weights, base, copy)
     probabilities, first = np.asarray(probabilities), images.load(split.table["path"][:4], recipe.image_size)
     if probabilities.shape != (len(split.table), len(CLASSES)):
-        raise RunError(
-            f"probabilities are {probabilities.shape}; {split.name} needs {(len(split.table), len(CLASSES))}"
-        )
+        raise RunError(f"probabilities are {probabilities.shape}; {split.name} needs ({len(split.table)}, 3)")
     if not np.allclose(keras.ops.convert_to_numpy(whole(first)), probabilities[:4], atol=0.001):
-        raise RunError(
-            "The probabilities are not what the model says of the first files of split.table. They must have one row "
-            "per file in that order, and the model's preprocessing must be what models.preprocessing gives."
-        )
+        needed = "They need a row per file in that order, and the preprocessing that models.preprocessing gives."
+        raise RunError(f"The probabilities are not what the model says of the first files of split.table. {needed}")
     count, table = _trainable(fitted), pd.DataFrame(history.history)
     table.insert(0, "epoch", table.index + 1)
     expected = models.parts(whole, recipe)[1]
@@ -193,19 +185,13 @@ def fit(model, settings, training, validation, seed, class_weight=None, callback
     value, and with None it runs all epochs. ``class_weight``: dict class number → weight of its images, or None.
     """
     epochs = settings.epochs
-    stop = keras.callbacks.EarlyStopping(
-        settings.monitor, patience=settings.patience or epochs, restore_best_weights=True
-    )
+    patience = settings.patience or epochs
+    stop = keras.callbacks.EarlyStopping(settings.monitor, patience=patience, restore_best_weights=True)
     tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=epochs))
-    result = model.fit(
-        batches(*training, settings.batch_size, seed),
-        validation_data=batches(*validation, PREDICT_BATCH),
-        epochs=epochs,
-        class_weight=class_weight,
-        shuffle=False,  # the batches are shuffled already
-        callbacks=[tell, *callbacks, stop],
-        verbose=int(shown()),
-    )
+    training, validation = batches(*training, settings.batch_size, seed), batches(*validation, PREDICT_BATCH)
+    options = {"epochs": epochs, "class_weight": class_weight, "verbose": int(shown())}
+    options |= {"shuffle": False}  # the batches are shuffled already
+    result = model.fit(training, validation_data=validation, callbacks=[tell, *callbacks, stop], **options)
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", history.index + 1)
     return history
