@@ -58,7 +58,7 @@ def _show(data, caption, description, metadata=None):
 
 
 def drawing(name):
-    """Show a drawing and its title as a caption: "workflows", "cnn_structure" or "inception_resnet_block"."""
+    """Show a drawing by its name (a file of drawings/), with its title as the caption."""
     svg = (files("busilib") / "drawings" / f"{name}.svg").read_bytes()
     texts = (ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}" + tag) for tag in ("title", "desc"))
     caption, description = (" ".join(text.split()) for text in texts)
