@@ -1,4 +1,4 @@
-"""What a trained network looks at: its first filters, its feature maps, and Grad-CAM.
+"""What a trained network looks at: Grad-CAM, and how maps are judged. (Lesson 06 shows filters and feature maps.)
 
 The models are those of this library: ``preprocessing`` → ``base`` → ``head``. A gradient is asked of the head's
 unscaled output, so the model is split at a layer of the base: Keras cannot differentiate across a nested model.
@@ -8,25 +8,6 @@ import numpy as np
 import pandas as pd
 
 BATCH = 32
-
-
-def first_filters(model):
-    """Return the weights of the first convolution of a model's base: float (height, width, channels, filters)."""
-    weights = (weight for layer in model.get_layer("base").layers for weight in layer.get_weights())
-    return next(weight for weight in weights if weight.ndim == 4)
-
-
-def feature_maps(model, pixels, names):
-    """Return what layers of the base answer to uint8 pixels (N, size, size, 3): dict name → float (N, h, w, channels).
-
-    Raises ValueError for a name that is no layer of the base; the message lists those that are.
-    """
-    import keras
-
-    base = model.get_layer("base")
-    outputs = [base.get_layer(name).output for name in names]
-    answers = keras.Model(base.input, outputs).predict(_prepare(model, pixels), batch_size=BATCH, verbose=0)
-    return dict(zip(names, answers if len(names) > 1 else [answers], strict=True))
 
 
 def grad_cam(model, pixels, class_index=None, layer=None):

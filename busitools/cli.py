@@ -195,8 +195,9 @@ def _get(folder):
 def _check(folder, json):
     """Say what is in a folder and what is wrong with it."""
     from busilib.data import catalogue
+    from busitools import check
 
-    print(catalogue.report(catalogue.read(folder), json))
+    print(check.report(catalogue.read(folder), json))
 
 
 @_data.command("audit")

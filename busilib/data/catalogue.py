@@ -239,33 +239,3 @@ def _sentence(names, what, noun="image"):
     """Return a list with the sentence that names them ("2 images not in BUSI: …"), empty when there is none."""
     noun = noun if len(names) == 1 else f"{noun}s"
     return [f"{len(names)} {noun} {what}: {first_ten(list(names))}."] if len(names) else []
-
-
-# ---- what `busi data check` says
-
-
-def summary(catalogue):
-    """Return what is in a data set as a dict of plain values: counts and flags, sizes, groups, duplicates, warnings."""
-    table = catalogue.table
-    flags = pd.DataFrame({flag: [flag in row for row in table["flags"]] for flag in FLAGS}).groupby(table.label).sum()
-    flags.loc["total"] = flags.sum()
-    groups, counts = table.groupby("group"), catalogue.counts().join(flags).to_dict("index")
-    contradictory = table[["contradictory" in row for row in table["flags"]]]
-    mixed = contradictory.groupby("group").image_id.agg(list).tolist()
-    sizes = table[["width", "height"]].agg(["min", "median", "max"]).to_dict()
-    pairs = catalogue.pairs.round({"correlation": 3}).to_dict("records")
-    data = catalogue.identity() | {"counts": counts, "pixels": sizes, "groups": groups.ngroups}
-    data |= {"patients": table.patient[table.patient != ""].nunique()}
-    return data | {"near_duplicates": pairs, "contradictory": mixed, "warnings": list(catalogue.warnings)}
-
-
-def report(catalogue, as_json=False):
-    """Return what is in a data set as a text for people or, with ``as_json``, for programs."""
-    data = summary(catalogue)
-    if as_json:
-        return json.dumps(data, indent=2)
-    lines = [f"Data set {data['name']} (SHA-256 {data['sha256']})", pd.DataFrame(data["counts"]).T.to_string()]
-    patients = f"patients: {data['patients'] or 'not named'}"
-    lines.append(f"groups: {data['groups']}; {patients}; near-duplicate pairs: {len(data['near_duplicates'])}")
-    lines += [f"contradictory labels: {', '.join(names)}" for names in data["contradictory"]]
-    return "\n".join([*lines, *[f"warning: {sentence}" for sentence in data["warnings"]]])

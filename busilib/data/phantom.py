@@ -26,9 +26,60 @@ from busilib.recipes import CLASSES
 
 GENERATOR_VERSION = 2
 
-# What BUSI holds, class by class: images, share with burned-in marks, images with several masks.
-_BUSI_IMAGES = (437, 210, 133)
-_MARKED = {"benign": 0.40, "malignant": 0.25, "normal": 0.06}
+
+class Scanner(NamedTuple):
+    """One hospital's scanner and its scans. A pair is a range that each scan draws from; the defaults are BUSI's kind.
+
+    Attributes:
+        axial_mm, lateral_mm: width of the beam along and across it: short where the frequency is high.
+        smooth_mm: how far neighbours are averaged afterwards, along and across the beam.
+        depth_mm: how deep a scan looks.
+        residual_db: loss in dB per mm that the gain curve leaves below its start; negative where it gives too much.
+        gain_db, range_db: gain, and the echoes between black and white; a large range looks flat and grey.
+        curve: exponent of the grey levels after compression; below 1 the dark parts are lifted.
+        thin_fat: share of the breasts with little fat above the gland.
+        gland_db: echo of the gland.
+        images: how many of each class there are, as proportions: benign, malignant, normal.
+        marked: share of the scans of each class with calipers or text burned in.
+        pictogram: whether every scan has a body mark at the lower right.
+        patient_scans: the most scans of one patient; 0 where nobody knows the patients, and copies are planted.
+    """
+
+    axial_mm: tuple = (0.07, 0.11)
+    lateral_mm: tuple = (0.12, 0.19)
+    smooth_mm: tuple = (0.1, 0.15)
+    depth_mm: tuple = (28, 42)
+    residual_db: tuple = (0.1, 0.8)
+    gain_db: tuple = (-6, 6)
+    range_db: tuple = (45, 59)
+    curve: float = 1.0
+    thin_fat: float = 0.4
+    gland_db: tuple = (-2, 5)
+    images: tuple = (437, 210, 133)
+    marked: tuple = (0.40, 0.25, 0.06)
+    pictogram: bool = False
+    patient_scans: int = 0
+
+
+SCANNERS = {
+    "first": Scanner(),
+    "second": Scanner(
+        axial_mm=(0.13, 0.18),
+        lateral_mm=(0.24, 0.34),
+        smooth_mm=(0.16, 0.24),
+        depth_mm=(36, 50),
+        residual_db=(-0.35, 0.1),
+        gain_db=(0, 8),
+        range_db=(60, 74),
+        curve=0.85,
+        thin_fat=0.15,
+        gland_db=(-4, 1),
+        images=(170, 90, 410),
+        marked=(0.1, 0.5, 0.3),
+        pictogram=True,
+        patient_scans=6,
+    ),
+}
 _SEVERAL = {"benign": 16 / 437, "malignant": 1 / 210, "normal": 0.0}
 _SIBLINGS = 346 / 780
 _COLOUR = 16 / 780
@@ -85,10 +136,10 @@ def _ridge(noise, width):
 # --- tissue ---------------------------------------------------------------------------------------------------------
 
 
-def _layers(rng, depth, width, mm):
+def _layers(rng, depth, width, mm, thin_fat):
     """Return the soft membership (height, width) of fat, gland, muscle and the deep part, below wavy borders."""
     top = rng.uniform(1.2, 2.4)
-    fat = top + (rng.uniform(0.5, 4) if rng.random() < 0.4 else rng.uniform(4, 12))
+    fat = top + (rng.uniform(0.5, 4) if rng.random() < thin_fat else rng.uniform(4, 12))
     gland = fat + rng.uniform(9, 22)
     muscle = gland + rng.uniform(4, 10)
     below = []
@@ -99,15 +150,15 @@ def _layers(rng, depth, width, mm):
     return below[0] - below[1], below[1] - below[2], below[2] - below[3], below[3], 1 - below[0]
 
 
-def _tissue(rng, shape, mm):
+def _tissue(rng, shape, mm, scanner):
     """Return a breast without a lesion: echo strength in dB, float32 (height, width), and the gland's level.
 
     And what `parts` needs: the layers' memberships before the tissue is bent, and the place each pixel is taken from.
     """
     height, width = shape
     depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
-    layers = fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm)
-    gland_db, streaky, lobular = rng.uniform(-2, 5), rng.uniform(0.4, 1.3), rng.uniform(0, 1.3)
+    layers = fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm, scanner.thin_fat)
+    gland_db, streaky, lobular = rng.uniform(*scanner.gland_db), rng.uniform(0.4, 1.3), rng.uniform(0, 1.3)
 
     def grain(tall, wide):
         return _field(rng, shape, (tall / mm, wide / mm))
@@ -235,7 +286,7 @@ def _insert(rng, lesion, echo, mm):
 # --- the scanner ----------------------------------------------------------------------------------------------------
 
 
-def _envelope(rng, echo, mm):
+def _envelope(rng, echo, mm, scanner):
     """Return the echo intensity, float32 (height, width): scatterers, beam, envelope, mean of two looks.
 
     Complex normal scatterers are the baseband form of many random reflectors in a resolution cell. The beam is
@@ -244,45 +295,50 @@ def _envelope(rng, echo, mm):
     """
     height, width = echo.shape
     looks = rng.standard_normal((4, height, width), dtype=np.float32) * 10 ** (echo / 20)
-    axial, lateral = rng.uniform(0.07, 0.11) / mm, rng.uniform(0.12, 0.19) / mm
+    axial, lateral = rng.uniform(*scanner.axial_mm) / mm, rng.uniform(*scanner.lateral_mm) / mm
     looks = ndimage.gaussian_filter1d(looks, axial, axis=1, truncate=3)
     focus = rng.uniform(0.3, 0.6)
     far = np.clip(np.abs(np.linspace(0, 1, height) - focus) * 2, 0, 1).astype(np.float32)[:, None]
     narrow = ndimage.gaussian_filter1d(looks, lateral, axis=2, truncate=3)
     looks = narrow + far * (ndimage.gaussian_filter1d(narrow, 1.5 * lateral, axis=2, truncate=3) * 1.3 - narrow)
     power = (looks * looks).sum(axis=0) * np.float32(np.pi * axial * lateral)
-    return ndimage.gaussian_filter(power, (0.1 / mm, 0.15 / mm), truncate=2.5)
+    return ndimage.gaussian_filter(power, [width / mm for width in scanner.smooth_mm], truncate=2.5)
 
 
-def _shade(rng, shape, mm):
+def _shade(rng, shape, mm, scanner):
     """Return the loss in dB (height, width) that depth and bad contact bring, after the scanner's own compensation."""
     depth = (np.arange(shape[0]) * mm)[:, None]
-    residual = rng.uniform(0.1, 0.8) * np.maximum(depth - rng.uniform(6, 22), 0)
+    residual = rng.uniform(*scanner.residual_db) * np.maximum(depth - rng.uniform(6, 22), 0)
     residual += rng.uniform(0, 6) * np.exp(-depth / 3) * rng.choice([-0.5, 1])
     contact = np.maximum(_field(rng, (1, shape[1]), (1, rng.uniform(2, 6) / mm)) - rng.uniform(0.9, 2.3), 0)
     return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
 
 
-def _frame(rng):
+def _frame(rng, scanner):
     """Return the size of a frame, (height, width) in pixels, and a pixel's side in mm."""
     shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
-    return shape, rng.uniform(28, 42) / shape[0]
+    return shape, rng.uniform(*scanner.depth_mm) / shape[0]
 
 
-def _simulate(label, rng, lesions):
-    """Return a whole frame in grey levels (float32, before rounding), its masks (bool) and its true parameters."""
-    shape, mm = _frame(rng)
-    echo, gland_db, *_ = _tissue(rng, shape, mm)
-    placed, masks, loss = [], [], _shade(rng, shape, mm)
+def _simulate(label, rng, lesions, scanner, look):
+    """Return a whole frame in grey levels (float32, before rounding), its masks (bool) and its true parameters.
+
+    ``look`` draws what the scans of one patient share: depth, lesion, gain and range.
+    """
+    shape, mm = _frame(look, scanner)
+    echo, gland_db, *_ = _tissue(rng, shape, mm, scanner)
+    placed, masks, loss = [], [], _shade(rng, shape, mm, scanner)
     for _ in range(lesions if label != "normal" else 0):
         size = shape[0] * mm, shape[1] * mm
-        placed.append(_choose_lesion(rng, label, size, placed[0] if placed else None))
+        placed.append(_choose_lesion(look, label, size, placed[0] if placed else None))
         mask, behind = _insert(rng, placed[-1], echo, mm)
         masks.append(mask)
         loss += behind
-    gain_db, range_db = rng.uniform(-6, 6), rng.uniform(45, 59)
-    power = _envelope(rng, echo, mm) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
+    gain_db, range_db = look.uniform(*scanner.gain_db), look.uniform(*scanner.range_db)
+    power = _envelope(rng, echo, mm, scanner) * 10 ** (-loss / 10) + 10 ** (rng.uniform(-4.4, -3.6))
     grey = (10 * np.log10(power) + gain_db + 0.52 * range_db) * (255 / range_db)
+    if scanner.curve != 1:
+        grey = 255 * (np.clip(grey, 0, 255) / 255) ** np.float32(scanner.curve)
     truth = {"mm_per_pixel": mm, "gain_db": gain_db, "range_db": range_db, "gland_db": gland_db}
     return grey, masks, truth | {"lesions": len(placed)} | (placed[0] if placed else {})
 
@@ -346,7 +402,7 @@ def _doppler(rng, picture):
     ImageDraw.Draw(picture).rectangle([left, top, left + box_w, top + box_h], outline=(230, 200, 60))
 
 
-def _annotate(rng, pixels, mask, marks, colour):
+def _annotate(rng, pixels, mask, marks, colour, pictogram):
     """Return the pixels with burned-in marks; three channels when ``colour``."""
     picture, ink = Image.fromarray(pixels), int(rng.integers(200, 256))
     if colour:
@@ -355,6 +411,10 @@ def _annotate(rng, pixels, mask, marks, colour):
             _doppler(rng, picture)
         ink = (250, 220, 60) if rng.random() < 0.6 else (90, 240, 120)
     draw = ImageDraw.Draw(picture)
+    if pictogram:
+        x, y = picture.width - 30, picture.height - 26
+        draw.arc([x, y, x + 22, y + 22], 0, 360, fill=ink)
+        draw.line([x + 11, y + 11, x + 18, y + 5], fill=ink, width=2)
     if "calipers" in marks:
         _calipers(rng, draw, mask, ink)
     if "text" in marks:
@@ -364,16 +424,27 @@ def _annotate(rng, pixels, mask, marks, colour):
     return np.array(picture)
 
 
-def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions=1):
+def get_scanner(scanner):
+    """Return the `Scanner` of a name in `SCANNERS`, and a Scanner itself. Raises DataError for another name."""
+    if isinstance(scanner, str) and scanner not in SCANNERS:
+        raise DataError(f"A phantom's scanner must be one of {', '.join(SCANNERS)}, not {scanner!r}.")
+    return SCANNERS[scanner] if isinstance(scanner, str) else scanner
+
+
+def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions=1, scanner="first"):
     """Make one scan of class ``label`` from ``seed`` (an int or a list of ints) and return a `Scan`.
 
     ``copy`` 1, 2 … gives near-duplicates: the same frame cut elsewhere with another gain; ``mirrored`` turns it round;
-    ``marks`` is "", "calipers", "text" or "calipers;text"; ``lesions`` is ignored for normal tissue.
+    ``marks`` is "", "calipers", "text" or "calipers;text"; ``lesions`` is ignored for normal tissue. ``scanner`` is a
+    name in `SCANNERS` or a `Scanner`; where it knows patients, the last of the seeds numbers the scans of one patient.
     """
     if label not in CLASSES:
         raise DataError(f"A phantom's class must be one of {', '.join(CLASSES)}, not {label!r}.")
+    scanner = get_scanner(scanner)
     seeds = [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
-    grey, masks, truth = _simulate(label, np.random.default_rng([*seeds, 0]), lesions)
+    first = np.random.default_rng([*seeds, 0])
+    look = np.random.default_rng([*seeds[:-2], seeds[-1], 0]) if scanner.patient_scans else first
+    grey, masks, truth = _simulate(label, first, lesions, scanner, look)
     rng = np.random.default_rng([*seeds, 1 + copy])
     grey, masks, truth = _cut(rng, grey, masks, truth, copy, mirrored)
     pixels = np.clip(np.rint(grey + rng.standard_normal(grey.shape, dtype=np.float32)), 0, 255).astype(np.uint8)
@@ -381,7 +452,7 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
     masks = tuple(mask.astype(np.uint8) * 255 for mask in masks) or (np.zeros_like(pixels),)
     whole = np.maximum.reduce(masks)
     truth |= {"label": label, "marks": marks, "colour": colour, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return Scan(_annotate(rng, pixels, whole, marks, colour), whole, truth, masks)
+    return Scan(_annotate(rng, pixels, whole, marks, colour, scanner.pictogram), whole, truth, masks)
 
 
 def parts(label, seed):
@@ -392,7 +463,7 @@ def parts(label, seed):
     """
     scan, seeds = draw(label, seed), [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
     rng = np.random.default_rng([*seeds, 0])
-    _, _, (fat, gland, muscle, deep, skin), places = _tissue(rng, *_frame(rng))
+    _, _, (fat, gland, muscle, deep, skin), places = _tissue(rng, *_frame(rng, SCANNERS["first"]), SCANNERS["first"])
     which = np.argmax((skin, fat, gland, muscle, deep), axis=0)
     which = ndimage.map_coordinates(which, places, order=0, mode="nearest")
     which, *_ = _cut(np.random.default_rng([*seeds, 1]), which, [], {}, copy=0, mirrored=False)
@@ -409,9 +480,9 @@ def parts(label, seed):
 # --- a whole data set -----------------------------------------------------------------------------------------------
 
 
-def _shares(n):
-    """Divide ``n`` images among the classes as BUSI does, by the largest remainder, with two at least in each."""
-    exact = n * np.array(_BUSI_IMAGES) / sum(_BUSI_IMAGES)
+def _shares(n, images):
+    """Divide ``n`` images among the classes as a scanner does, by the largest remainder, with two at least in each."""
+    exact = n * np.array(images) / sum(images)
     counts = exact.astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: n - counts.sum()]] += 1
     return dict(zip(CLASSES, counts.tolist(), strict=True))
@@ -426,10 +497,22 @@ def _families(count):
     return sizes + [1] * (count - sum(sizes))
 
 
-def _plan_class(rng, label, count, first_group):
+def _patients(rng, count, most):
+    """Return how many scans each patient of a class has: 2 to ``most``, ``count`` in all."""
+    sizes = []
+    while sum(sizes) < count:
+        sizes.append(min(int(rng.integers(2, most + 1)), count - sum(sizes)))
+    return sizes
+
+
+def _plan_class(rng, label, count, first_group, scanner):
     """Return one dict per image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
-    rows = []
-    for group, size in enumerate(_families(count), first_group):
+    rows, most = [], scanner.patient_scans
+    for group, size in enumerate(_patients(rng, count, most) if most else _families(count), first_group):
+        if most:
+            shared = {"label": label, "drawn_as": label, "group": group, "lone": False, "lesions": 1, "colour": False}
+            rows += [shared | {"copy": 0, "mirrored": False, "scan": scan} for scan in range(size)]
+            continue
         flips = [False, *(rng.random(size - 1) < 0.35).tolist()]
         if group == first_group and size > 1:
             flips[1] = True
@@ -438,7 +521,7 @@ def _plan_class(rng, label, count, first_group):
     several = max(round(_SEVERAL[label] * count), int(label != "normal" and count >= 14))
     for row in [row for row in rows if row["lone"]][:several]:
         row |= {"lone": False, "lesions": 2}
-    marked = set(rng.permutation(count)[: round(_MARKED[label] * count)].tolist())
+    marked = set(rng.permutation(count)[: round(scanner.marked[CLASSES.index(label)] * count)].tolist())
     kinds = ["text"] * 4 + ["calipers"] if label == "normal" else ["calipers", "calipers", "text", "calipers;text"]
     for k, row in enumerate(rows):
         row["marks"] = str(rng.choice(kinds)) if k in marked else ""
@@ -446,12 +529,14 @@ def _plan_class(rng, label, count, first_group):
     return [row | {"image_id": f"{label} ({number})"} for number, row in enumerate(rows, 1)]
 
 
-def _plan(n, seed):
+def _plan(n, seed, scanner):
     """Return one dict per image of the whole data set, with all that `draw` needs and the image's name."""
     rng = np.random.default_rng([seed, 7])
     rows = []
-    for label, count in _shares(n).items():
-        rows += _plan_class(rng, label, count, first_group=1 + len(rows))
+    for label, count in _shares(n, scanner.images).items():
+        rows += _plan_class(rng, label, count, 1 + len(rows), scanner)
+    if scanner.patient_scans:
+        return rows
     one, other = ([r for r in rows if r["lone"] and r["label"] == label][-1] for label in ("benign", "malignant"))
     marked = [row for row in rows if row["marks"] and row is not other]
     for k in rng.permutation(len(marked))[: max(1, round(_COLOUR * n))]:
@@ -461,10 +546,11 @@ def _plan(n, seed):
     return rows
 
 
-def _write_scan(folder, seed, row):
+def _write_scan(folder, seed, row, scanner):
     """Draw one planned scan, write its image and its masks, and return its line of ``phantom.csv``."""
     wanted = {key: row[key] for key in ("copy", "mirrored", "marks", "colour", "lesions")}
-    scan = draw(row["drawn_as"], [seed, row["group"]], **wanted)
+    seeds = [seed, row["group"], *([row["scan"]] if scanner.patient_scans else [])]
+    scan = draw(row["drawn_as"], seeds, scanner=scanner, **wanted)
     stem = folder / row["label"] / row["image_id"]
     stem.parent.mkdir(exist_ok=True)
     pictures = [Image.fromarray(pixels) for pixels in (scan.pixels, *scan.masks)]
@@ -475,32 +561,37 @@ def _write_scan(folder, seed, row):
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
 
 
-def make(folder, n=300, seed=0, jobs=None):
+def make(folder, n=300, seed=0, jobs=None, scanner="first"):
     """Write ``n`` made-up scans with masks into ``folder``, in the BUSI layout; return its Path.
 
-    Beside them ``phantom.csv`` tells how each scan was drawn, and ``phantom.json`` n, seed and the generator's version.
+    Beside them ``phantom.csv`` tells how each scan was drawn, and ``phantom.json`` n, seed, the generator's version and
+    the scanner, a name in `SCANNERS`; ``patients.csv`` the patients, where that scanner knows them.
 
     ``n`` counts images, copies included; all that BUSI's faults teach is planted from n = 60 on (two pictures with two
     labels from 12, several masks for a benign scan from about 25 and for a malignant one from about 52). The files
     depend on ``n`` and ``seed`` only; ``jobs`` is the number of threads (default: up to four).
     Raises DataError when the folder holds something already or n is below 12.
     """
-    folder = Path(folder)
+    folder, settings = Path(folder), get_scanner(scanner)
     if n < 12:
         raise DataError(f"At least 12 phantoms are needed so that every class has two; {n} were asked for.")
     if folder.is_file() or any(folder.glob("*")):
         raise DataError(f"{folder} exists and is not empty. Choose another folder, or remove it first.")
     with cache.write_folder(folder) as working, ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
-        lines = pool.map(lambda row: _write_scan(working, seed, row), _plan(n, seed))
+        lines = pool.map(lambda row: _write_scan(working, seed, row, settings), _plan(n, seed, settings))
         table = pd.DataFrame(cache.bar(lines, "making phantoms", total=n, unit="scan"))
         table.to_csv(working / "phantom.csv", index=False, lineterminator="\n")
-        made = json.dumps({"n": n, "seed": seed, "version": GENERATOR_VERSION})
+        made = json.dumps({"n": n, "seed": seed, "version": GENERATOR_VERSION, "scanner": scanner})
+        if settings.patient_scans:
+            patients = table[["image_id"]].assign(patient=[f"patient {group}" for group in table["group"]])
+            patients.to_csv(working / "patients.csv", index=False, lineterminator="\n")
         (working / "phantom.json").write_text(f"{made}\n", encoding="utf-8")
     return folder
 
 
-def cached(n=300, seed=0):
+def cached(n=300, seed=0, scanner="first"):
     """Return the folder of ``n`` phantoms in the user's cache; made on first use, by one process at a time."""
-    folder = cache.cache_dir("phantoms") / f"phantom-n{n}-seed{seed}-v{GENERATOR_VERSION}"
+    kind = "" if scanner == "first" else f"-{scanner}"
+    folder = cache.cache_dir("phantoms") / f"phantom{kind}-n{n}-seed{seed}-v{GENERATOR_VERSION}"
     with FileLock(f"{folder}.lock"):
-        return folder if folder.is_dir() else make(folder, n, seed)
+        return folder if folder.is_dir() else make(folder, n, seed, scanner=scanner)

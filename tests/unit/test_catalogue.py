@@ -14,6 +14,7 @@ from PIL import Image
 from busilib.data import catalogue, phantom, splits
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
+from busitools import check
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,7 @@ def test_two_classes_and_no_masks(tmp_path):
         "There are no images of the class normal.",
         "4 images without a mask: benign (1), benign (2), malignant (1), malignant (2).",
     )
-    assert catalogue.report(scans).count("warning: ") == 2
+    assert check.report(scans).count("warning: ") == 2
 
 
 def test_unusual_masks_are_warnings(tmp_path):
@@ -134,7 +135,7 @@ def test_near_duplicates_contradictions_and_colour_are_flagged(tmp_path):
     assert rows["flags"]["benign (5)"] == rows["flags"]["normal (4)"] == ("contradictory", "objection")
     assert rows["flags"]["malignant (4)"] == ("colour",)
     assert scans.pairs.flipped.tolist() == ["horizontal", "none", "horizontal"]
-    assert catalogue.summary(scans)["contradictory"] == [["benign (4)", "benign (5)", "normal (4)"]]
+    assert check.summary(scans)["contradictory"] == [["benign (4)", "benign (5)", "normal (4)"]]
 
 
 def test_the_hash_follows_pixels_names_and_masks(tmp_path):
@@ -300,8 +301,8 @@ def test_all_problems_at_once_but_no_endless_list(tmp_path):
 
 def test_the_report_speaks_to_people_and_programs(tmp_path):
     scans = catalogue.read(make(tmp_path / "clinic"))
-    assert "Data set clinic" in catalogue.report(scans) and "near-duplicate pairs: 0" in catalogue.report(scans)
-    data = json.loads(catalogue.report(scans, as_json=True))
+    assert "Data set clinic" in check.report(scans) and "near-duplicate pairs: 0" in check.report(scans)
+    data = json.loads(check.report(scans, as_json=True))
     assert data["counts"]["total"]["files"] == 12 and data["sha256"] == scans.sha256
 
 

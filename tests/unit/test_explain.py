@@ -35,7 +35,9 @@ def tiny():
 @pytest.mark.parametrize("layer", [None, "stage"])
 def test_grad_cam_is_the_class_activation_map_after_global_average_pooling(tiny, layer):
     """Zhou et al. 2016: it is the sum of the feature maps times the class's weights."""
-    features = explain.feature_maps(tiny, PIXELS, ["stage"])["stage"]
+    base, prepare = tiny.get_layer("base"), tiny.get_layer("preprocessing")
+    stage = keras.Model(base.input, base.get_layer("stage").output)
+    features = stage.predict(prepare.predict(PIXELS, verbose=0), verbose=0)
     predicted = tiny.predict(PIXELS, verbose=0).argmax(axis=1)
     for asked, classes in ((None, predicted), (2, np.full(40, 2)), ((predicted + 1) % 3, (predicted + 1) % 3)):
         kernel = np.asarray(tiny.get_layer("head").layers[-1].get_weights()[0])[:, classes]
@@ -71,13 +73,6 @@ def test_layers_that_do_not_exist_or_can_be_passed_by_are_refused(tiny):
     skipped = model_of(x, L.Add()([x, L.Conv2D(3, 1, name="side")(x)]), [L.Flatten()])
     with pytest.raises(ValueError, match="a path leads past the layer 'side': name the end of a stage"):
         explain.grad_cam(skipped, PIXELS, layer="side")
-
-
-def test_first_filters_and_feature_maps(tiny):
-    assert explain.first_filters(tiny).shape == (3, 3, 3, 4)
-    both = explain.feature_maps(tiny, PIXELS[:2], ["stage", "again"])
-    assert both["stage"].shape == (2, 4, 4, 4)
-    np.testing.assert_array_equal(both["stage"], both["again"])
 
 
 def test_peaks_are_the_middles_of_the_strongest_cells_inside_a_mask_or_not():
