@@ -56,7 +56,7 @@ def _scans(identity, dataset):
     if not dataset and identity["kind"] == "folder":
         raise RunError(f"It was trained on {identity['name']!r}: name the folder of these scans (--dataset)")
     if not dataset and identity["kind"] == "phantom":
-        dataset = phantom.cached(identity["n"], identity["seed"])
+        dataset = phantom.cached(identity["n"], identity["seed"], identity.get("scanner", "first"))
     return _same("scans", data.load(dataset or "busi"), identity)
 
 

@@ -38,7 +38,7 @@ class Catalogue:
         name: a label for people: "busi", or the folder's name.
         kind: "phantom" (every file as the generator made it), "busi" (most images are BUSI's) or "folder"; decided by
             the pixels, never by a name.
-        made: for phantoms n, seed and version (of the generator), so that they can be made again; else empty.
+        made: for phantoms n, seed, version (of the generator) and scanner, so that they can be made again; else empty.
         warnings: sentences on what is unusual; the folder can be used all the same.
         pairs: the near-duplicates: image_a, image_b, correlation, flipped.
     """
@@ -57,7 +57,7 @@ class Catalogue:
         return text_sha256(*sorted(map(json.dumps, columns.itertuples(index=False, name=None))))
 
     def identity(self):
-        """Return what run.json tells of the data: name, kind, sha256 and, for phantoms, n, seed and version."""
+        """Return what run.json tells of the data: name, kind, sha256 and, for phantoms, n, seed, version and scanner."""
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256} | self.made
 
     @property
@@ -147,14 +147,15 @@ def _twice(listed):
 
 
 def _phantoms(root, table):
-    """Return what phantom.json and phantom.csv tell: n, seed and version; group and marks of the images; warnings.
+    """Return what phantom.json and phantom.csv tell: n, seed, version, scanner; group and marks of the images; warnings.
 
     Where an image is not as it was made, all is empty: it is no longer certain where the scans come from.
     """
     nothing = pd.DataFrame("", index=table.index, columns=["group", "marks"])
     try:
         made = json.loads((root / "phantom.json").read_text(encoding="utf-8"))
-        made = {key: int(made[key]) for key in ("n", "seed", "version")}
+        scanner = str(made.get("scanner", "first"))
+        made = {key: int(made[key]) for key in ("n", "seed", "version")} | {"scanner": scanner}
         csv = pd.read_csv(root / "phantom.csv", dtype=str, keep_default_na=False).set_index("image_id")
         truth = csv[["sha256", "group", "marks"]].reindex(table.image_id, fill_value="")
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not what the generator wrote
