@@ -65,8 +65,8 @@ CHOICES = {
 }
 # Every parameter that a lesson has: the type of its values, or the values that there are.
 PARAMETERS = {
-    **dict.fromkeys(("DATASET", "WEIGHTS", "RUNS", "WEIGHTS_B", "WEIGHTS_2"), str),
-    **dict.fromkeys(("LAYER", "BACKBONE", "BACKBONE_2", "EXTERNAL", "BASE"), str),
+    **dict.fromkeys(("DATASET", "WEIGHTS", "RUNS", "WEIGHTS_B"), str),
+    **dict.fromkeys(("LAYER", "BACKBONE", "EXTERNAL", "BASE"), str),
     **dict.fromkeys(("SEED", "SEEDS", "FOLD", "FOLDS", "IMAGE_SIZE", "EPOCHS", "MISTAKES", "WORKERS"), int),
     **dict.fromkeys(("LEARNING_RATE", "DROPOUT", "ROTATION", "SHEAR", "ZOOM", "WATTS"), float),
     "PROTOCOL": PROTOCOLS,
