@@ -1,7 +1,7 @@
-"""Put what was measured into busilib/results, and show it as the README does.
+"""Put what was measured into busilib/results, and show it as the README and docs/results.md do.
 
 python benchmarks/store.py NAME RUN_FOLDER      take in a finished run
-python benchmarks/store.py                      print all tables of the README
+python benchmarks/store.py                      print the README's table, then those of docs/results.md
 """
 
 import json
@@ -59,6 +59,12 @@ def stored_runs():
         intervals = (_cell(s[key], s[f"{key}_low"], s[f"{key}_high"]) for key in ("accuracy", "macro_f1"))
         lines.append([name, s["n"], *intervals, f"{s['majority']:.3f}", result["weights"]["kind"]])
     return _markdown(["run", "test files", "accuracy [95 %]", "macro F1 [95 %]", "majority", "weights"], lines)
+
+
+def ways():
+    """Return what the papers print beside what was measured here: one line per network."""
+    table = studies.three_ways()
+    return _markdown(table.columns, table.to_numpy().tolist())
 
 
 def leaks():
@@ -124,4 +130,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(write(sys.argv[1], runs.open_run(sys.argv[2])))
     else:
-        print("\n\n".join(table() for table in TABLES))
+        print("\n\n".join(table() for table in (ways, *TABLES)))

@@ -144,8 +144,11 @@ def test_three_ways_come_from_the_stored_results():
     assert table.loc["A: ResNet50, fine-tuned", "done properly"] == "not run", "a frozen head is no tuned network"
 
 
-def test_the_readme_shows_the_stored_results():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for table in runpy.run_path(str(ROOT / "benchmarks" / "store.py"))["TABLES"]:
-        assert table() in readme, f"copy what benchmarks/store.py prints ({table.__name__}) into the README"
+def test_readme_and_results_page_show_the_stored_results():
+    store = runpy.run_path(str(ROOT / "benchmarks" / "store.py"))
+    shown = {"README.md": [store["ways"]], "docs/results.md": store["TABLES"]}
+    for page, tables in shown.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for table in tables:
+            assert table() in text, f"copy what benchmarks/store.py prints ({table.__name__}) into {page}"
     assert len(runs.stored_table("leaks-ResNet50")["seed"].unique()) >= 5
