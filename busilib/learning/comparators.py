@@ -392,8 +392,11 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
         edited, model, table = fresh.by_hand(model, history, first.shape[1:], steps)
         answers = keras.ops.convert_to_numpy(model(first))
     else:
-        edited, model = _fitted_by_hand(model, fresh)
-        table, answers = getattr(model, "history_", NO_EPOCHS), model.predict_proba(first)
+        edited, model, steps = _fitted_by_hand(model, fresh)
+        for step in steps[:-1]:  # called as it is, a base is not traced for four images
+            is_base = isinstance(step, FrozenFeatures)
+            first = keras.ops.convert_to_numpy(step.base()(first)) if is_base else step.transform(first)
+        table, answers = getattr(model, "history_", NO_EPOCHS), steps[-1].predict_proba(first)
     if not np.allclose(answers, probabilities[:4], atol=0.001):
         # Its settings are the system's, or are said to be others already; what it computes is something else.
         edited, model = [*edited, f"answers than {system.title} gives with what was learned"], None
@@ -403,7 +406,7 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
 
 
 def _fitted_by_hand(model, fresh):
-    """Return (edited, classifier): ``fresh`` with what a model learned that takes pixels, or a frozen base's features.
+    """Return (edited, classifier, its steps): ``fresh`` with what a model learned from pixels or a base's features.
 
     Each step of the model stands for the step of ``fresh`` that has its class, or one derived from it, or a class of
     the same name: a notebook's class could not be opened elsewhere.
@@ -427,7 +430,7 @@ def _fitted_by_hand(model, fresh):
         features = expected[:-1]
         whole.features_ = make_pipeline(*features) if len(features) > 1 else features[0]
         whole.best_, whole.history_ = expected[-1], getattr(expected[-1], "history_", NO_EPOCHS)
-    return edited, whole
+    return edited, whole, expected
 
 
 def _steps(classifier):
