@@ -11,23 +11,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from busilib.data.files import first_ten, read_csv
+from busilib.data.files import first_ten, read_csv, sources
 from busilib.errors import SplitError
 
-# What programs append to the name of an image that they have turned, mirrored or otherwise augmented.
-_AUGMENTED = re.compile(
-    r"[-_ .]+(rot(at(ed|e|ion))?|[hv]?flip(ped)?|mirror(ed)?|zoom(ed)?|shear(ed)?|shift(ed)?|crop(ped)?|aug(mented)?|"
-    r"nois[ey]|bright(ness)?|contrast)[\W_]*\d*$",
-    re.IGNORECASE,
-)
 UNSEEN = (
     "Burned-in marks (calipers, text) are not looked for: they can tell a class apart, and only eyes find them here."
 )
 WORDS = {
     "the same pixels": "images have a pixel-identical copy in another set",
     "near-identical": "images have a near-identical copy in another set",
-    "mirrored": "images have a mirrored copy in another set",
-    "groups": "images have one of their group (near-identical by any list, or of one patient) in another set",
+    "mirrored": "images have a mirrored or turned copy in another set",
+    "groups": "images have one of their group (near-identical, of one patient or of one source) in another set",
     "patients": "images have another one of their patient in another set",
     "augmented siblings": "images share their name with an augmented image in another set",
 }
@@ -72,8 +66,6 @@ def check(catalogue, split):
     masks, stands = files[files.is_mask], files.groupby("name")["split"].transform("nunique")
     scans = files[~files.is_mask] if len(masks) < len(files) else masks
     images = scans.drop_duplicates("image_id").merge(catalogue.table, on="image_id").set_index("image_id", drop=False)
-    stems = images.image_id.map(lambda name: _AUGMENTED.sub("", name))
-    changed = (stems != images.image_id).groupby(stems).transform("any")
     pairs = catalogue.pairs.assign(mirrored=catalogue.pairs.flipped != "none")
     linked = {
         "the same pixels": images.pixel_sha256,
@@ -81,7 +73,7 @@ def check(catalogue, split):
         "mirrored": pairs[pairs.mirrored],
         "groups": images.group,
         "patients": images.patient,
-        "augmented siblings": stems.where(changed, ""),
+        "augmented siblings": sources(images.image_id),
     }
     both = scans.merge(masks, on="image_id", suffixes=("", "_mask")) if len(masks) < len(files) else scans[:0]
     apart = both[both["split"] != both.get("split_mask")].drop_duplicates("name")

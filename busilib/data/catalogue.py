@@ -6,7 +6,7 @@ scans.counts()   # images, masks and files of each class
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from busilib.data import duplicates
-from busilib.data.files import LABELS, find_folder, first_ten, read_csv, read_files, text_sha256
+from busilib.data.files import LABELS, find_folder, first_ten, read_csv, read_files, sources, text_sha256
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
@@ -57,7 +57,7 @@ class Catalogue:
         return text_sha256(*sorted(map(json.dumps, columns.itertuples(index=False, name=None))))
 
     def identity(self):
-        """Return what run.json tells of the data: name, kind, sha256 and, for phantoms, n, seed, version and scanner."""
+        """Return what run.json tells of the data: name, kind, sha256 and, for phantoms, n, seed, version, scanner."""
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256} | self.made
 
     @property
@@ -98,13 +98,40 @@ def read(folder, name=None):
     links = [link for values in (table.pixel_sha256, expected.group, truth.group) for link in _links(values)] + pairs
     pictures = duplicates.groups(len(table), links)  # a patient's scans may have several labels, one picture may not
     table["flags"] = _flags(table.assign(group=pictures), expected, truth)
-    both = duplicates.groups(len(table), links + _links(table.patient))
+    source = sources(table.image_id)
+    both = duplicates.groups(len(table), links + _links(table.patient) + _links(source))
+    copies = table.image_id[source.duplicated(keep=False) & (source != "") & (source != table.image_id)]
+    warnings += _sentence(copies, "augmented from another, by the name (they share its group)")
     table["group"] = [f"g{number + 1:04d}" for number in both]
     kind = "busi" if busi else "phantom" if made else "folder"
     warnings += unlike + unmatched + (_differences(table, numbers) if busi or name == "busi" else [])
     pairs = pd.DataFrame([(table.image_id[i], table.image_id[j], *how) for i, j, *how in pairs], columns=_PAIRS)
     name = name or ("busi" if busi else root.name)
     return Catalogue(table.drop(columns="colour"), name, kind, made, tuple(warnings), pairs)
+
+
+def in_common(home, away):
+    """Return both catalogues with only the classes that both have, and these classes (list); say what is left out.
+
+    Raises DataError when malignant and another class are not among them, or when one has too few patients (or groups
+    of near-identical scans) for five folds.
+    """
+    classes = [label for label in home.classes if label in away.classes]
+    if "malignant" not in classes or len(classes) < 2:
+        has = " and ".join(f"{scans.name} has {', '.join(scans.classes)}" for scans in (home, away))
+        raise DataError(f"Two hospitals need two classes in common, malignant among them: {has}.")
+    parts = []
+    for scans in (home, away):
+        there = scans.table.label.isin(classes)
+        parts.append(replace(scans, table=scans.table[there].reset_index(drop=True)))
+        if not there.all():
+            left = ", ".join(sorted(set(scans.table.label[~there])))
+            print(f"{scans.name}: {(~there).sum()} scans are left out; only this hospital has the class {left}.")
+        fewest = parts[-1].table.groupby("label").group.nunique()
+        if fewest.min() < 5:
+            who = f"{fewest.min()} patients (or groups of near-identical scans) with the class {fewest.idxmin()}"
+            raise DataError(f"{scans.name} has {who}; five folds and an interval need five at least.")
+    return *parts, classes
 
 
 def _table(files):
@@ -116,13 +143,18 @@ def _table(files):
         files = files.assign(image_id=files.label + " " + files.image_id)
     masks = files[files.is_mask].groupby(["label", "scan"])
     columns = {"mask_paths": "path", "mask_ids": "image_id", "mask_sha256": "pixel_sha256"}
-    masks = masks.agg(black=("black", "all"), **{name: (column, tuple) for name, column in columns.items()})
-    table = files[~files.is_mask].drop(columns="black").join(masks, on=["label", "scan"]).reset_index(drop=True)
+    masks = masks.agg(
+        black=("black", "all"), bright=("bright", "max"), **{name: (column, tuple) for name, column in columns.items()}
+    )
+    table = (
+        files[~files.is_mask].drop(columns=["black", "bright"]).join(masks, on=["label", "scan"]).reset_index(drop=True)
+    )
     for name in columns:
         table[name] = [value if isinstance(value, tuple) else () for value in table[name]]
     has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", table.black.eq(True)
     warnings += _sentence(table.image_id[~has], "without a mask")
     warnings += _sentence(table.image_id[has & (normal != black)], "with a mask that does not fit (normal: all black)")
+    warnings += _sentence(table.image_id[table.bright > 0.7], "with a mask that covers most of it (is it inverted?)")
     return table[_COLUMNS], warnings
 
 
@@ -147,7 +179,7 @@ def _twice(listed):
 
 
 def _phantoms(root, table):
-    """Return what phantom.json and phantom.csv tell: n, seed, version, scanner; group and marks of the images; warnings.
+    """Return what phantom.json and phantom.csv tell: n, seed, version, scanner; groups and marks; warnings.
 
     Where an image is not as it was made, all is empty: it is no longer certain where the scans come from.
     """

@@ -8,6 +8,8 @@ SIDE = 64
 BLOCK = 512  # images at a time that are compared with all others: what bounds the memory
 ROUNDING = 1e-5  # more than the products of float32 are off
 FLIPS = {"none": (1, 1), "horizontal": (1, -1), "vertical": (-1, 1), "both": (-1, -1)}
+# The same after rows and columns are exchanged: quarter turns, and mirrored ones.
+QUARTERS = {"left": (-1, 1), "right": (1, -1), "diagonal": (1, 1), "antidiagonal": (-1, -1)}
 
 # (largest Hamming distance of the 64-bit hashes, smallest correlation): the less the hashes agree, the more the pixels
 # must. Chosen on BUSI: 226 of the published list's 254 pairs, 181 of the 193 links that make its groups, nine pairs
@@ -24,13 +26,13 @@ def near_duplicates(images, levels=LEVELS):
         levels: (distance, correlation) pairs. Perceptual hashes (imagehash.phash, 64 bits) at most ``distance`` apart
             propose a pair; a Pearson correlation of the small copies of at least ``correlation`` confirms it.
 
-    i < j, sorted. ``flipped`` says how j was turned to match i: none, horizontal (left and right changed), vertical
-    or both; the best match of the four is given.
+    i < j, sorted. ``flipped`` says how j was turned to match i: none, horizontal (left and right changed), vertical,
+    both, left or right (a quarter turn), diagonal or antidiagonal (mirrored there); the best match is given.
     """
     small = np.array([small_copy(Image.fromarray(np.uint8(image))) for image in images]).reshape(-1, SIDE, SIDE)
     bits, coarse, best = _bits(small), _coarse(small), {}
-    for flipped, (up, left) in FLIPS.items():
-        turned = small[:, ::up, ::left]
+    for flipped, (up, left) in (FLIPS | QUARTERS).items():
+        turned = (small.swapaxes(1, 2) if flipped in QUARTERS else small)[:, ::up, ::left]
         for i, j, least in _proposals(bits, coarse, _bits(turned), _coarse(turned), levels):
             values = (_normalised(small[i]) * _normalised(turned[j])).sum(axis=1)
             for one, other, value in np.column_stack([i, j, values])[values >= least].tolist():

@@ -10,6 +10,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from busilib.cache import bar, cache_dir, write_file
-from busilib.data import duplicates
+from busilib.data import duplicates, images
 from busilib.data.natural import natural_key
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
 _MASK = re.compile(r"(?<=.)_mask(_\d+)?$", re.IGNORECASE)
+# What programs append to the name of an image that they have turned, mirrored or otherwise augmented.
+_AUGMENTED = re.compile(
+    r"([-_ .]+(rot(at(ed|e|ion))?|[hv]?flip(ped)?|mirror(ed)?|zoom(ed)?|shear(ed)?|shift(ed)?|crop(ped)?|aug(mented)?|"
+    r"nois[ey]|bright(ness)?|contrast)[\W_]*\d*)+$",
+    re.IGNORECASE,
+)
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 LABELS = "labels.csv"
 
@@ -40,6 +47,12 @@ def text_sha256(*parts):
 def first_ten(names, between=", "):
     """Return the first ten names, and how many more there are."""
     return between.join([*names[:10], *([f"… and {len(names) - 10} more"] if len(names) > 10 else [])])
+
+
+def sources(names):
+    """Return for each name of a Series the one that it was augmented from, "" where no image of that one was."""
+    stems = names.str.replace(_AUGMENTED, "", regex=True)
+    return stems.where((stems != names).groupby(stems).transform("any"), "")
 
 
 def find_folder(folder):
@@ -69,7 +82,8 @@ def read_files(root):
     """Read every PNG below ``root`` and return ``(files, pairs)``; a second call is answered from the cache.
 
     ``files`` has one row per file, in natural order: label, path (Path), scan (the name that a scan shares with its
-    masks), is_mask, image_id, width and height (pixels), pixel_sha256, colour (bool), black (bool).
+    masks), is_mask, image_id, width and height (pixels), pixel_sha256, colour (bool), black (bool),
+    two_valued (bool: all but a few pixels are darkest or brightest), bright (share of pixels above half the brightest).
     ``pairs`` are the near-duplicates of `duplicates.near_duplicates`, numbered by the rows that are no masks.
 
     Raises:
@@ -78,17 +92,17 @@ def read_files(root):
     root = Path(root).resolve()
     files, problems = _labelled(root) if (root / LABELS).is_file() else _list(root)
     listing = [duplicates.LEVELS, files.drop(columns="path").to_numpy().tolist(), *map(_stamp, files.path)]
-    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v4.pickle"  # v5: when more is read from a file
+    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v5.pickle"  # v6: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
         stored_listing, *answer = pd.read_pickle(stored)
         if stored_listing == listing and not problems:
             return answer
     with ThreadPoolExecutor() as pool:
-        decoded = list(bar(pool.map(_decode, files.path), "reading images", len(files), "file"))
+        decoded = list(bar(pool.map(_decode, files.path, files.is_mask), "reading images", len(files), "file"))
     problems |= {path: what for path, what in zip(files.path, decoded, strict=True) if isinstance(what, str)}
     if not problems:
         files = files.join(pd.DataFrame(decoded))
-        problems = _wrong_sizes(files)
+        problems = _wrong_sizes(files) | _hidden_masks(files)
     if problems:
         lines = [f"{Path(os.path.relpath(path, root)).as_posix()}: {what}" for path, what in problems.items()]
         raise DataError("\n- ".join([f"{root} cannot be used.", first_ten(lines, "\n- ")]))
@@ -175,7 +189,7 @@ def _wrong_name(path):
     return ""
 
 
-def _decode(path):
+def _decode(path, is_mask):
     """Return what `read_files` tells of a file, and its small grey copy, as a dict; or what is wrong with it (str)."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -186,11 +200,14 @@ def _decode(path):
         return "no PNG image, whatever its name says. Save it as PNG, or remove it."
     except Exception as error:  # Pillow raises many kinds on damaged files
         return f"unreadable, damaged or truncated ({error}). Replace it by a fresh copy."
-    if image.mode.startswith(("I", "F")):
-        return f"more than 8 bits per pixel (mode {image.mode}), which would be clipped. Save it with 8 bits."
-    rgb = image.convert("RGB")
-    pixels, small = np.asarray(rgb), duplicates.small_copy(rgb.convert("L"))
-    looks = {"colour": bool((pixels != pixels[..., :1]).any()), "black": not pixels.any(), "small": small}
+    if images.is_deep(path, image):
+        return "more than 8 bits per channel, which would be cut. Save it with 8 bits, scaled to 0–255."
+    rgb = images.mask_pixels(image) if is_mask else image.convert("RGB")
+    pixels, grey = np.asarray(rgb), rgb.convert("L")
+    looks = {"colour": bool((pixels != pixels[..., :1]).any()), "black": not pixels.any()}
+    share, (low, high) = np.cumsum(grey.histogram()) / grey.width / grey.height, grey.getextrema()
+    between = share[high - (high - low) // 10 - 1] - share[low + (high - low) // 10]
+    looks |= {"two_valued": bool(between < 0.1), "bright": 1 - share[high // 2], "small": duplicates.small_copy(grey)}
     return {"width": rgb.width, "height": rgb.height, "pixel_sha256": pixel_sha256(rgb)} | looks
 
 
@@ -201,3 +218,16 @@ def _wrong_sizes(files):
     wrong = files[(files.width != files.scan_width) | (files.height != files.scan_height)]
     what = "{0.width}×{0.height} pixels, but its image has {0.scan_width}×{0.scan_height}. Replace it by its own mask."
     return {row.path: what.format(row) for row in wrong.itertuples()}
+
+
+def _hidden_masks(files):
+    """Return the problems of scans that are masks by their content, each with the scan that it seems to belong to."""
+    scans, problems = files[~files.is_mask], {}
+    for row in scans[scans.two_valued].itertuples():
+        others = scans[
+            ~scans.two_valued & (scans[["label", "width", "height"]] == [row.label, row.width, row.height]).all(axis=1)
+        ]
+        near = get_close_matches(row.scan, others.scan, 1, 0.3) if len(problems) < 10 else []  # ten are shown
+        what = f"and the size of {near[0]}.png. Name it {near[0]}_mask.png if it is its mask" if near else "and no scan"
+        problems[row.path] = f"two grey values, as a mask has, {what}. `busi data convert` sorts many; else remove it."
+    return problems

@@ -41,10 +41,26 @@ def load(paths, size):
 def _read(path, changed, size):
     """Return one image (size, size, 3); the process remembers it until the file has ``changed`` (ns)."""
     with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"more than 8 bits per pixel, mode {image.mode}, which would be clipped")
+        if is_deep(path, image):
+            raise ValueError("more than 8 bits per channel, which would be cut")
         mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
         return np.asarray(image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
+
+
+def is_deep(path, image):
+    """Say whether a PIL image has more than 8 bits per channel, by the header of a PNG: Pillow cuts 16-bit colour."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return image.mode.startswith(("I", "F")) or (header[1:4] == b"PNG" and header[24] > 8)
+
+
+def mask_pixels(image):
+    """Return a mask (PIL image) as RGB: its alpha channel where that varies, for then the lesion is drawn there."""
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if len(set(alpha.getextrema())) > 1:
+            return alpha.convert("RGB")
+    return image.convert("RGB")
 
 
 def mask_union(row, size=None):
@@ -61,7 +77,7 @@ def mask_union(row, size=None):
     union = np.zeros((height, width), dtype=bool)
     for path in row.mask_paths:
         with Image.open(path) as image:
-            values = np.asarray(image.convert("RGB").convert("L").resize((width, height), Image.Resampling.NEAREST))
+            values = np.asarray(mask_pixels(image).convert("L").resize((width, height), Image.Resampling.NEAREST))
         union |= values > values.max() / 2
     return union
 
@@ -71,7 +87,7 @@ def small_mask(paths, size=128, resample=Image.Resampling.BICUBIC):
     union = np.zeros((size, size), dtype=bool)
     for path in paths:
         with Image.open(path) as image:
-            union |= np.asarray(image.convert("L").resize((size, size), resample)) > 0
+            union |= np.asarray(mask_pixels(image).convert("L").resize((size, size), resample)) > 0
     return union
 
 

@@ -58,7 +58,12 @@ def mirrored(folder):
 
 
 def augmented(folder):
-    draw(folder / "benign" / "benign (5)-rotated1.png")
+    draw(folder / "benign" / "benign (5)-rotated1-zoomed.png")
+
+
+def quarter_turned(folder):
+    with Image.open(folder / "benign" / "benign (5).png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(folder / "benign" / "again.png")
 
 
 def patients(folder):
@@ -70,7 +75,8 @@ def patients(folder):
     [
         (copied, {"the same pixels": 2, "near-identical": 2, "groups": 2}),
         (mirrored, {"mirrored": 2, "groups": 2}),
-        (augmented, {"augmented siblings": 2}),
+        (quarter_turned, {"mirrored": 2, "groups": 2}),
+        (augmented, {"groups": 2, "augmented siblings": 2}),
         (patients, {"patients": 2, "groups": 2}),
     ],
 )

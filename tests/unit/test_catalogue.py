@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
-from busilib.data import catalogue, phantom, splits
+from busilib.data import catalogue, images, phantom, splits
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 from busitools import check
+from tests.unit.test_images import deep_colour
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,49 @@ def test_unusual_masks_are_warnings(tmp_path):
     )
 
 
+def test_a_mask_that_covers_most_of_its_scan_is_named(tmp_path):
+    make(tmp_path, images=3, labels=("benign", "malignant"))
+    save(tmp_path / "benign/benign (2)_mask.png", ImageOps.invert(lesion()))
+    assert catalogue.read(tmp_path).warnings == (
+        "There are no images of the class normal.",
+        "1 image with a mask that covers most of it (is it inverted?): benign (2).",
+    )
+
+
+def test_a_mask_in_the_alpha_channel_counts_as_it_is_drawn(tmp_path):
+    make(tmp_path)
+    plain = catalogue.read(tmp_path).table
+    for name in ("benign (1)", "normal (1)"):
+        path = tmp_path / name.split()[0] / f"{name}_mask.png"
+        save(path, Image.merge("LA", (Image.new("L", (24, 20), 255), Image.open(path))))
+    scans = catalogue.read(tmp_path)
+    assert scans.table.mask_sha256[0] == plain.mask_sha256[0] and images.mask_union(scans.table.iloc[0]).sum() == 25
+    # an alpha that is 0 everywhere does not vary: the white colours count, and the warnings say so
+    assert scans.warnings == (
+        "1 image with a mask that does not fit (normal: all black): normal (1).",
+        "1 image with a mask that covers most of it (is it inverted?): normal (1).",
+    )
+
+
+def test_a_folder_that_was_augmented_before_it_came(tmp_path):
+    make(tmp_path, images=12, masks=0, labels=("benign", "malignant"))
+    for k, end in enumerate(("-rotated1", "-zoomed", "_flipped2-rotated10")):
+        for number in range(1, 11):
+            save(tmp_path / f"benign/benign ({number}){end}.png", noise(1000 + 100 * k + number))
+    scans = catalogue.read(tmp_path)
+    table = scans.table.assign(stem=[name.partition(")")[0] for name in scans.table.image_id])
+    assert (table.groupby("stem").group.nunique() == 1).all() and table.group.nunique() == 24
+    assert any(one.startswith("30 images augmented from another, by the name") for one in scans.warnings)
+    split = splits.clean(scans, folds=3)
+    assert (
+        split.table.assign(stem=table.set_index("image_id").stem.reindex(split.table.image_id).to_numpy())
+        .groupby("stem")["split"]
+        .nunique()
+        .max()
+        == 1
+    )
+
+
 def test_a_parent_and_what_systems_leave_behind(tmp_path):
     make(tmp_path / "Dataset_BUSI_with_GT")
     (tmp_path / "__MACOSX/benign").mkdir(parents=True)
@@ -173,7 +217,7 @@ def test_the_hash_covers_groups_flags_and_rows(tmp_path):
 
 def test_phantoms_are_known_by_what_is_in_the_folder(tmp_path):
     scans = catalogue.read(phantom.make(tmp_path / "exp_demo", 12, seed=4))
-    made = {"n": 12, "seed": 4, "version": phantom.GENERATOR_VERSION}
+    made = {"n": 12, "seed": 4, "version": phantom.GENERATOR_VERSION, "scanner": "first"}
     assert (scans.name, scans.kind, scans.made, scans.warnings) == ("exp_demo", "phantom", made, ())
     assert scans.identity() == {"name": "exp_demo", "kind": "phantom", "sha256": scans.sha256} | made
     truth = [line.split(",") for line in (tmp_path / "exp_demo/phantom.csv").read_text().splitlines()]
@@ -240,7 +284,21 @@ BAD = {
         lambda root: noise(1).save(root / SCAN, "JPEG"),
         f"{SCAN}: no PNG image, whatever its name says.",
     ),
-    "16 bits": (lambda root: DEEP.save(root / SCAN), f"{SCAN}: more than 8 bits per pixel"),
+    "16 bits": (lambda root: DEEP.save(root / SCAN), f"{SCAN}: more than 8 bits per channel"),
+    "16 bits of colour": (
+        lambda root: (root / SCAN).write_bytes(deep_colour(24, 20)),
+        f"{SCAN}: more than 8 bits per channel, which would be cut. Save it with 8 bits, scaled to 0–255.",
+    ),
+    "a mask under another name": (
+        lambda root: save(root / "benign/mark (2).png", lesion()),
+        "benign/mark (2).png: two grey values, as a mask has, and the size of benign (2).png. Name it "
+        "benign (2)_mask.png if it is its mask.",
+    ),
+    "a blurred mask under another name": (
+        lambda root: save(root / "benign/b2.png", lesion((240, 200)).filter(ImageFilter.BoxBlur(1))),
+        "benign/b2.png: two grey values, as a mask has, and no scan.",
+    ),
+    "an empty picture": (lambda root: save(root / SCAN, Image.new("L", (24, 20), 9)), f"{SCAN}: two grey values"),
     "another format": (lambda root: noise(1).save(root / "benign/scan.jpg"), "benign/scan.jpg: no PNG image. Move it"),
     "no image": (
         lambda root: (root / "benign/benign (2).png").unlink(),

@@ -1,5 +1,7 @@
 """images: every kind of PNG becomes uint8 RGB, bad files are named, and figures of known shape have known numbers."""
 
+import struct
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +21,17 @@ def grey(seed=0, size=(30, 20)):
 def save(path, image):
     image.save(path)
     return path
+
+
+def deep_colour(width, height, value=3000):
+    """Return a PNG file of 16-bit RGB pixels, as bytes: Pillow cannot write one, and reads it as 8-bit RGB."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + struct.pack(">H", value) * 3 * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "1", "P"])
@@ -49,10 +62,18 @@ def test_a_changed_file_is_read_anew_and_nothing_is_kept_on_disk(tmp_path, monke
 def test_files_that_are_no_images_are_named(tmp_path):
     good = save(tmp_path / "good.png", grey(size=(90, 80)))
     half, text, deep = tmp_path / "half.png", tmp_path / "text.png", tmp_path / "deep.png"
+    colour = tmp_path / "colour.png"
+    colour.write_bytes(deep_colour(9, 9))
     half.write_bytes(good.read_bytes()[:3000])
     text.write_text("not an image", encoding="utf-8")
     save(deep, Image.fromarray(np.full((9, 9), 5000, np.uint16)))
-    for bad, why in ((half, "truncated"), (text, "identify"), (tmp_path / "gone.png", "No such"), (deep, "8 bits")):
+    for bad, why in (
+        (half, "truncated"),
+        (text, "identify"),
+        (tmp_path / "gone.png", "No such"),
+        (deep, "8 bits"),
+        (colour, "8 bits"),
+    ):
         with pytest.raises(DataError, match=f"{bad.name} cannot be read as an image .*{why}.* Is the file complete"):
             images.load([good, bad], 8)
 
@@ -91,6 +112,24 @@ def test_the_union_of_masks(tmp_path, value):
     assert union[5:10, 2:7].all() and union[5:10, 12:17].all()
     assert images.mask_union(row, 10).shape == (10, 10) and images.mask_union(row, (10, 12)).sum() > 0
     assert not images.mask_union(SimpleNamespace(width=4, height=4, mask_paths=())).any()
+
+
+@pytest.mark.parametrize("drawn", ["alpha", "palette", "colours"])
+def test_a_lesion_in_the_alpha_channel_is_read(tmp_path, drawn):
+    lesion = Image.new("L", (24, 20))
+    lesion.paste(255, (2, 5, 7, 10))
+    mask = Image.merge("LA", (Image.new("L", (24, 20), 255), lesion))
+    if drawn == "palette":
+        mask = lesion.point(lambda value: value // 255).convert("P")
+        mask.putpalette([255] * 6)
+        mask.info["transparency"] = 0
+    if drawn == "colours":
+        mask = Image.merge("RGBA", (lesion, lesion, lesion, Image.new("L", (24, 20), 255)))
+    path = save(tmp_path / "mask.png", mask)
+    union = images.mask_union(SimpleNamespace(width=24, height=20, mask_paths=[path]))
+    assert union.sum() == 25 and union[5:10, 2:7].all()
+    small = images.small_mask([path], 24, Image.Resampling.NEAREST)
+    assert small[7, 4] and not small[:, 12:].any()
 
 
 def test_a_small_mask_joins_all_masks(tmp_path):
