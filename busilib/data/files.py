@@ -32,6 +32,8 @@ _AUGMENTED = re.compile(
 )
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 LABELS = "labels.csv"
+SETS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "validation")
+SETS |= dict.fromkeys(("test", "testing"), "test")
 
 
 def pixel_sha256(image):
@@ -56,7 +58,10 @@ def sources(names):
 
 
 def find_folder(folder):
-    """Return the Path that holds `LABELS` or the class folders: ``folder`` itself, or the one folder inside it."""
+    """Return the Path that holds `LABELS` or the class folders: ``folder`` itself, or the one folder inside it.
+
+    Raises DataError when it has neither; where the layout is one of the usual ones, with the command that changes it.
+    """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Give the folder that holds {', '.join(CLASSES)}.")
@@ -65,12 +70,26 @@ def find_folder(folder):
     children = [child.name for child in _visible(folder) if child.is_dir()]
     if not set(CLASSES).isdisjoint(children):
         return folder
-    inside = [child for child in children if any((folder / child / label).is_dir() for label in CLASSES)]
+    if layout := _layout(folder):
+        convert = f'busi data convert "{folder}" NEW_FOLDER'
+        raise DataError(f"{folder} has {layout}. Make a copy that can be read, with a {LABELS}: {convert}")
+    inside = [child for child in children if any((folder / child / name).exists() for name in (*CLASSES, LABELS))]
+    if not inside and len(children) == 1 and any(child.is_dir() for child in _visible(folder / children[0])):
+        return find_folder(folder / children[0])
     if len(inside) != 1:
         what = f"{len(inside)} data sets" if inside else "no class folder"
         what += f": {', '.join(inside or children) or 'nothing at all'}"
         raise DataError(f"{folder} holds {what}. Give the one folder that holds {', '.join(CLASSES)} (in lower case).")
     return folder / inside[0]
+
+
+def _layout(folder):
+    """Name the usual layout, other than BUSI's, that a folder has; "" when it has none."""
+    names = {path.name.casefold() for path in _visible(folder)}
+    if {"images", "masks"} <= names:
+        whose = "BUS-BRA" if "bus_data.csv" in names else "BUS-UCLM" if "info.csv" in names else "many data sets"
+        return f"the layout of {whose}, with the images and the masks in folders of their own"
+    return "a folder for each set, as train and test" if len(names & SETS.keys()) > 1 else ""
 
 
 def _visible(folder):
@@ -124,6 +143,7 @@ def _list(root):
     unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
     what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
     paths = [path for folder in folders if folder.name in CLASSES for path in _visible(folder)]
+    paths = [path for path in paths if path.is_file() or _visible(path)]  # an empty folder is in nobody's way
     stray = [entry for entry in _visible(root) if entry.suffix.lower() == ".png"]
     problems = dict.fromkeys(unknown, what) | dict.fromkeys(stray, "an image outside the class folders. Move it.")
     problems |= {path: what for path in paths if (what := _wrong_name(path))}
@@ -182,7 +202,9 @@ def _labelled(root):
 
 def _wrong_name(path):
     """Say what is wrong with something in a class folder, by its name alone; "" when nothing is."""
-    if path.is_dir() or path.suffix.lower() != ".png":
+    if path.is_dir():
+        return "a folder inside a class folder. Move its files up, or let `busi data convert` do it."
+    if path.suffix.lower() != ".png":
         return "no PNG image. Move it away, or save it as PNG when it is a scan."
     if not _MASK.search(path.stem) and re.search(r"mask[\W_\d]*$", path.stem, re.IGNORECASE):
         return "neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …"
@@ -229,5 +251,5 @@ def _hidden_masks(files):
         ]
         near = get_close_matches(row.scan, others.scan, 1, 0.3) if len(problems) < 10 else []  # ten are shown
         what = f"and the size of {near[0]}.png. Name it {near[0]}_mask.png if it is its mask" if near else "and no scan"
-        problems[row.path] = f"two grey values, as a mask has, {what}. `busi data convert` sorts many; else remove it."
+        problems[row.path] = f"two grey values, as a mask has, {what}. Else remove it."
     return problems

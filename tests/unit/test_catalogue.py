@@ -154,6 +154,12 @@ def test_a_parent_and_what_systems_leave_behind(tmp_path):
     assert "holds 2 data sets: Dataset_BUSI_with_GT, second. Give the one" in refused(tmp_path)
 
 
+def test_a_nested_folder_and_an_empty_one_are_in_nobodys_way(tmp_path):
+    make(tmp_path / "download/archive/BUSI")
+    (tmp_path / "download/archive/BUSI/benign/empty").mkdir()
+    assert len(catalogue.read(tmp_path / "download").table) == 6
+
+
 def test_the_same_names_in_two_classes(tmp_path):
     for k, label in enumerate(("benign", "malignant")):
         save(tmp_path / label / "001.png", noise(k))
@@ -310,7 +316,7 @@ BAD = {
     ),
     "small mask": (lambda root: save(root / MASK, lesion((20, 24))), f"{MASK}: 20×24 pixels, but its image has 24×20."),
     "unknown class": (lambda root: save(root / "cyst/c.png", noise(1)), "cyst: an unknown class folder. Only benign"),
-    "folder inside": (lambda root: save(root / "benign/left/a.png", noise(1)), "benign/left: no PNG image"),
+    "folder inside": (lambda root: save(root / "benign/left/a.png", noise(1)), "benign/left: a folder inside a class"),
     "two cases": (
         lambda root: save(root / "benign/Benign (1).png", noise(1)),
         "benign/benign (1).png: the name of another image but for",
