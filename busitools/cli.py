@@ -1,4 +1,4 @@
-"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, exercises, grade."""
+"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, address, exercises, grade."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def _busi():
 
 @_busi.group("data")
 def _data():
-    """Get, check, convert or make a data set."""
+    """Get, check or make a data set."""
 
 
 @_busi.command("run")
@@ -148,6 +148,27 @@ def _cache(what, kinds):
     print(f"{sum(sizes.values()) / 1e6:.1f} MB {'cleared from' if what == 'clear' else 'in'} {cache.cache_dir()}")
 
 
+@_busi.command("doctor")
+@click.option("--class", "for_class", is_flag=True, help="What a teacher needs for the lesson, too.")
+def _doctor(for_class):
+    """Say what works here, and what to do where something does not; the exit status is 1 then."""
+    from busitools import doctor
+
+    return doctor.report(doctor.examine(for_class))
+
+
+@_busi.command("address")
+@click.argument("url")
+def _address(url):
+    """Maintainers: set the public address, in pyproject.toml, badges and set-up cells.
+
+    URL is like https://github.com/NAME/busi-notebooks.
+    """
+    from busitools import doctor
+
+    print(f"{len(doctor.address(url))} notebooks changed. Install again, so that all commands know it: make run")
+
+
 @_busi.command("exercises")
 def _exercises():
     """Teachers: write the exercises from their solutions."""
@@ -198,22 +219,6 @@ def _check(folder, json):
     from busitools import check
 
     print(check.report(catalogue.read(folder), json))
-
-
-@_data.command("convert")
-@click.argument("source")
-@click.argument("target")
-def _convert(source, target):
-    """Copy a data set of another layout into one that can be read.
-
-    SOURCE has one of the usual layouts: BUS-BRA's, BUS-UCLM's, folders images and masks, or train, val and test.
-    TARGET is the new folder; labels.csv in it names class, masks and patient of each image.
-    """
-    from busitools import convert
-
-    counts, warnings = convert.convert(source, target)
-    print("\n".join([counts.to_string(), *(f"warning: {one}" for one in warnings)]))
-    print(f"The copy is in {target}. The lessons read it with DATASET = {target!r}.")
 
 
 @_data.command("audit")

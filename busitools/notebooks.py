@@ -294,10 +294,10 @@ def address():
     return links["Repository"]
 
 
-def relink(notebook):
-    """Give a notebook's badge and set-up cell the public address."""
+def relink(notebook, url=None):
+    """Give a notebook's badge and set-up cell the public address, or another ``url``."""
     linked = re.compile(r"(colab\.research\.google\.com/github|git\+https://github\.com)/[\w.-]+/[\w.-]+")
-    home = address().removeprefix("https://github.com/")
+    home = (url or address()).removeprefix("https://github.com/")
     for cell in notebook.cells:
         cell.source = linked.sub(rf"\1/{home}", cell.source)
     return notebook
