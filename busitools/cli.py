@@ -32,7 +32,7 @@ def _busi():
 
 @_busi.group("data")
 def _data():
-    """Get, check or make a data set."""
+    """Get, check, convert or make a data set."""
 
 
 @_busi.command("run")
@@ -219,6 +219,22 @@ def _check(folder, json):
     from busitools import check
 
     print(check.report(catalogue.read(folder), json))
+
+
+@_data.command("convert")
+@click.argument("source")
+@click.argument("target")
+def _convert(source, target):
+    """Copy a data set of another layout into one that can be read.
+
+    SOURCE has one of the usual layouts: BUS-BRA's, BUS-UCLM's, folders images and masks, or train, val and test.
+    TARGET is the new folder; labels.csv in it names class, masks and patient of each image.
+    """
+    from busitools import convert
+
+    counts, warnings = convert.convert(source, target)
+    print("\n".join([counts.to_string(), *(f"warning: {one}" for one in warnings)]))
+    print(f"The copy is in {target}. The lessons read it with DATASET = {target!r}.")
 
 
 @_data.command("audit")
