@@ -176,9 +176,10 @@ def accuracy(predictions):
 
 
 def three_ways():
-    """Return what the papers print, the same protocol here, and done properly, from the stored results: one row each.
+    """Return what the papers print, the same protocol here, done properly, and as good as it gets: one row per paper.
 
-    A table of texts. Intervals are 95 %: Wilson's for one split, over groups for the pooled test folds.
+    A table of texts from the stored results. Intervals are 95 %: Wilson's for one split, over groups for the pooled
+    test folds. The last column is lesson 11's nested folds with MobileNetV2, one figure for all rows.
     """
 
     def one(name):
@@ -188,6 +189,8 @@ def three_ways():
     folds = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
     pooled = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
     value, low, high = pooled.loc["accuracy", ["value", "low", "high"]]
+    best = runs.stored_table("honest-BUSI").set_index("rung").loc["nested"]
+    nested = f"{best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}] of {len(folds)}, nested folds"
     frozen, tuned = published.A_SCORES.query("part == 'test'")["accuracy"] / 100
     size_a, size_b = published.A_FILES["test"], published.B_FILES["test"]
     rows = [
@@ -197,7 +200,8 @@ def three_ways():
         ("B: Inception-ResNet-v2", f"{metrics.accuracy(published.B_CONFUSION):.3f} of {size_b}", one("B-frozen-paper"),
          f"{one('B-frozen-clean')}, one fold"),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["paper", "paper says", "same protocol here", "done properly"])
+    table = pd.DataFrame(rows, columns=["paper", "paper says", "same protocol here", "done properly"])
+    return table.assign(**{"as good as it honestly gets": [nested, "the same", "the same"]})
 
 
 # --- several systems on the same images -------------------------------------------------------------------------------
