@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-gpu test-browser lab notebooks exercises bench style constraints clean
+.PHONY: help run test test-all test-gpu test-browser site lab notebooks exercises bench style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,10 @@ test-gpu: $(VENV)/installed  ## the lessons at full profile on a GPU, with Keras
 test-browser: $(VENV)/installed  ## JupyterLab in a headless Chromium (which must be on the PATH)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable ".[lab,test,browser]"
 	$(BIN)/python -m pytest -m browser tests/notebooks/test_browser.py
+
+site: $(VENV)/installed  ## build the website into build/site; a warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[site]"
+	$(BIN)/python docs/site/build.py
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons
 	$(BIN)/jupyter lab notebooks
