@@ -142,6 +142,16 @@ def test_three_ways_come_from_the_stored_results():
     frozen = table.loc["A: ResNet50, frozen", "done properly"]
     assert frozen.startswith(f"{right:.3f} [") and frozen.endswith(f"of {len(test)}, five folds")
     assert table.loc["A: ResNet50, fine-tuned", "done properly"] == "not run", "a frozen head is no tuned network"
+    nested = runs.stored_table("honest-BUSI").set_index("rung").loc["nested"]
+    best = table.loc["A: ResNet50, frozen", "as good as it honestly gets"]
+    assert best == f"{nested.accuracy:.3f} [{nested.low:.3f}, {nested.high:.3f}] of {len(test)}, nested folds"
+
+
+def test_the_nested_figure_stands_beside_the_flattering_one():
+    table = runs.stored_table("honest-BUSI")
+    accuracy = table.set_index("rung")["accuracy"]
+    assert accuracy["nested"] < accuracy["chosen on the test folds"]
+    assert "opened" in table.attrs and len(table.attrs["choices"]) == 15, "three seeds, five folds, a choice in each"
 
 
 def test_readme_and_results_page_show_the_stored_results():
