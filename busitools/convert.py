@@ -74,7 +74,7 @@ def convert(source, target):
             table[table["split"] != ""][["file", "split"]].to_csv(working / "split.csv", index=False)
         scans = catalogue.read(working, target.name)  # what cannot be read is not kept
     what = f"Left out, for their masks have other sizes: {first_ten(left_out)}."
-    return scans.counts(), [*scans.warnings, *[what][: len(left_out)]]
+    return scans.counts(), [*scans.warnings, *([what] if left_out else [])]
 
 
 def _size(path):

@@ -246,10 +246,10 @@ def _hidden_masks(files):
     """Return the problems of scans that are masks by their content, each with the scan that it seems to belong to."""
     scans, problems = files[~files.is_mask], {}
     for row in scans[scans.two_valued].itertuples():
-        others = scans[
-            ~scans.two_valued & (scans[["label", "width", "height"]] == [row.label, row.width, row.height]).all(axis=1)
-        ]
-        near = get_close_matches(row.scan, others.scan, 1, 0.3) if len(problems) < 10 else []  # ten are shown
+        same = "not two_valued and label == @row.label and width == @row.width and height == @row.height"
+        near = (
+            get_close_matches(row.scan, scans.query(same).scan, 1, 0.3) if len(problems) < 10 else []
+        )  # ten are shown
         what = f"and the size of {near[0]}.png. Name it {near[0]}_mask.png if it is its mask" if near else "and no scan"
         problems[row.path] = f"two grey values, as a mask has, {what}. Else remove it."
     return problems

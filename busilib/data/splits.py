@@ -104,9 +104,12 @@ def paper_a(catalogue, seed=0, stratified=True):
 
     table = files(catalogue).assign(split="train")
     labels = table["label"] if stratified else None
-    _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=labels)
+    try:
+        _, test = train_test_split(table.index, test_size=0.15, random_state=seed, stratify=labels)
+    except ValueError as error:  # a class of one image, or fewer test images than classes
+        raise SplitError(f"paper A: too few images of some class ({_counts(table)}): {error}") from error
     table.loc[test, "split"] = "test"
-    return check_split(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
+    return _with_classes(Split("A", "paper", 0, 1, seed, table, declared=("group", "validation = test")))
 
 
 def paper_b(catalogue, seed=0):
@@ -124,7 +127,7 @@ def paper_b(catalogue, seed=0):
         rest = rows.index.drop(test)
         table.loc[test, "split"] = "test"
         table.loc[rest[: int(0.2 * len(rest))], "split"] = "validation"
-    return check_split(Split("B", "paper", 0, 1, seed, table.reset_index(drop=True), declared=("image", "group")))
+    return _with_classes(Split("B", "paper", 0, 1, seed, table.reset_index(drop=True), declared=("image", "group")))
 
 
 def clean(catalogue, fold=0, folds=5, seed=0):
@@ -142,7 +145,20 @@ def clean(catalogue, fold=0, folds=5, seed=0):
         rest = table[table["split"] == "train"]
         drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rest, rest["label"], rest["group"])
         table.loc[rest.index[list(drawn)[fold][1]], "split"] = part
-    return check_split(Split("", "clean", fold, folds, seed, table))
+    return _with_classes(Split("", "clean", fold, folds, seed, table))
+
+
+def _counts(table):
+    return ", ".join(f"{label} {n}" for label, n in table["label"].value_counts().items()) or "no images"
+
+
+def _with_classes(split):
+    """Return the split, checked; raise SplitError when a set that is there lacks a class of the others."""
+    has = check_split(split).counts().drop(index="total", columns="total")
+    if lacks := [f"no {label} in the {part} set" for part in has for label in has.index if not has.loc[label, part]]:
+        what = f"{split.name}: {', '.join(lacks)}; files per class: {_counts(split.table)}."
+        raise SplitError(f"{what} Add images of that class, leave it out, or draw with another seed.")
+    return check_split(split)
 
 
 def make(paper, protocol, catalogue, fold=0, folds=5, seed=0):

@@ -215,6 +215,29 @@ def test_a_split_says_what_it_is():
     assert half.identity()["declared"] == ["group", "validation = test"] and half.identity()["overlaps"]
 
 
+@pytest.mark.parametrize("sizes", [(20, 12, 1), (20, 12, 4), (1, 20, 12)])
+def test_a_set_without_a_class_is_refused_in_a_sentence(sizes):
+    refusals = []
+    for draw in (splits.paper_a, splits.paper_b, lambda scans, seed: splits.clean(scans, seed % 5, seed=seed)):
+        for seed in range(4):
+            try:
+                split = draw(made(sizes, masks=1), seed)
+                assert (split.counts() > 0).all(axis=None)
+            except SplitError as error:
+                refusals.append(str(error))
+    assert len(refusals) >= 4
+    assert all("set; files per class: " in one or "too few images of some class (" in one for one in refusals)
+
+
+def test_two_classes_are_enough():
+    for split in (
+        splits.paper_a(made((30, 20, 0))),
+        splits.paper_b(made((30, 20, 0))),
+        splits.clean(made((30, 20, 0))),
+    ):
+        assert split.counts().index.tolist() == ["benign", "malignant", "total"]
+
+
 def test_plan_turns_the_protocol_into_recipe_and_split():
     scans = made()
     recipe, split = splits.plan("B-tuned", scans, seed=3, epochs=7)
