@@ -71,6 +71,7 @@ def mended(page):
         '<div class="sidebar-primary-item" role="navigation" aria-label="Front page">',
         re.sub(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1", page),
     )  # it says so in its text
+    page = page.replace('<table class="table">', '<table class="table" tabindex="0">')  # a wide one scrolls by keyboard
     return page.replace('<th class="head"><p></p></th>', '<td class="head"></td>')
 
 
