@@ -1,4 +1,4 @@
-"""Numbers in the prose of lessons 07 and 08: each decimal or percentage names the stored result that it comes from.
+"""Numbers in the prose of lessons 07, 08 and 11: each decimal or percentage names the stored result that it comes from.
 
 In the text stands ``93.16 %<!-- A table 1 -->``: the name is a key of `values`, and the number must be that value to
 the places that are written. What comes from no result says so: ``<!-- an example -->``, ``<!-- a convention -->``.
@@ -33,6 +33,8 @@ def values():
         if name.startswith("inputs-"):
             means = runs.stored_table(name).groupby("inputs")["accuracy"].mean()
             numbers |= {f"{name} {inputs}": value for inputs, value in means.items()}
+    honest = runs.stored_table("honest-BUSI").set_index("rung")
+    numbers |= {f"honest {rung} {score}": honest[score][rung] for rung in honest.index for score in ("accuracy", "auc")}
     return numbers
 
 
