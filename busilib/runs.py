@@ -52,6 +52,7 @@ CODE = {"recipe": _code(*_TRAINING), "comparator": _code(*_TRAINING, *_COMPARATO
 
 
 MODELS = ("head.keras", "model.keras", "model.joblib")  # one of them is in a run's folder
+FORMAT = 1  # of run.json: one more when an older library would misread it
 BASE = "bases/{}.weights.h5"  # beside the run folders
 
 
@@ -67,8 +68,16 @@ class Run:
 
     @cached_property
     def info(self):
-        """run.json as a dict."""
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        """run.json as a dict; raise RunError when it is damaged, or of a newer version."""
+        file = self.folder / "run.json"
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+            newer = info.get("format", 1) > FORMAT
+        except (ValueError, AttributeError, TypeError) as error:
+            raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
+        if newer:
+            raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
+        return info
 
     @cached_property
     def history(self):
@@ -77,8 +86,22 @@ class Run:
 
     @cached_property
     def predictions(self):
-        """One row per file: file_id, image_id, kind, split, label, p_benign, p_malignant, p_normal."""
-        return pd.read_csv(self.folder / "predictions.csv")
+        """One row per file: file_id, image_id, kind, split, label, p_benign, p_malignant, p_normal.
+
+        Raises RunError, with the line, for a row that is missing, doubled, or holds no probabilities.
+        """
+        file, files = self.folder / "predictions.csv", sum(self.info["split"]["files"].values())
+        table = pd.read_csv(file)
+        values = table[PROBABILITIES].apply(pd.to_numeric, errors="coerce")
+        wrong = {"three probabilities from 0 to 1": ~(values.ge(-1e-6) & values.le(1 + 1e-6)).all(axis=1)}
+        wrong |= {"a sum of 1": (values.sum(axis=1) - 1).abs() > 1e-3, "one class of ours": ~table.label.isin(CLASSES)}
+        wrong |= {"a file that no other line has": table.file_id.duplicated()}
+        for what, rows in wrong.items():
+            if rows.any():
+                raise RunError(f"{file}, line {rows.argmax() + 2}: not {what}. Delete the folder and train anew.")
+        if len(table) != files:
+            raise RunError(f"{file} has {len(table)} rows for {files} files. Delete the folder and train anew.")
+        return table
 
     def part(self, name="test"):
         """Return the predictions of one set, with the columns ``predicted`` and ``confidence`` added."""
@@ -236,7 +259,10 @@ def write(folder, trained, info):
     """Write a run folder: in a temporary folder first, renamed when complete."""
     table = trained.predictions
     # Scores stand here so that a thousand runs are read in a second; predictions.csv has the last word.
-    info = info | {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
+    info = info | {
+        "format": FORMAT,
+        "scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")},
+    }
     with write_folder(folder) as working:
         if trained.model is None:
             pass  # what a notebook wrote anew could not be opened elsewhere: its answers are kept

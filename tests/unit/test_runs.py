@@ -338,6 +338,48 @@ def test_collect_has_one_row_per_run(run, tiny_run, home):
     assert runs.collect(home.parent / "none").empty
 
 
+def spoil(table, how):
+    """Return predictions with one fault, in the row of line 4."""
+    if how == "missing":
+        return table.drop(index=2)
+    if how == "doubled":
+        return pd.concat([table.iloc[:2], table.iloc[[0]], table.iloc[3:]])
+    values = {"NaN": float("nan"), "text": "high", "sum": 0.9999, "outside": 1.5}[how]
+    table = table.astype({"p_benign": object})
+    table.loc[2, ["p_benign", "p_malignant", "p_normal"]] = [values, 0.01, 0.0] if how == "sum" else [values, 0.0, 0.0]
+    return table
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("NaN", "predictions.csv, line 4: not three probabilities from 0 to 1"),
+        ("text", "predictions.csv, line 4: not three probabilities"),
+        ("outside", "predictions.csv, line 4: not three probabilities"),
+        ("sum", "predictions.csv, line 4: not a sum of 1"),
+        ("doubled", "predictions.csv, line 4: not a file that no other line has"),
+        ("missing", r"predictions.csv has \d+ rows for \d+ files"),
+    ],
+)
+def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    spoil(tiny_run.predictions, how).to_csv(tmp_path / "copy" / "predictions.csv", index=False)
+    with pytest.raises(RunError, match=words):
+        runs.open_run(tmp_path / "copy").part("test")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{\n", "is damaged: .* line 2"), ("[]", "is damaged"), ('{"format": 99}', "by a newer version of this library")],
+)
+def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "run.json").write_text(text, encoding="utf-8")
+    for read in (lambda: runs.open_run(tmp_path / "copy").info, lambda: runs.collect(tmp_path)):
+        with pytest.raises(RunError, match=words):
+            read()
+
+
 def test_an_incomplete_folder_is_refused(tiny_run, phantoms, split, tmp_path, training_is):
     training_is(must_not_train)
     (tmp_path / tiny_run.name).mkdir()
