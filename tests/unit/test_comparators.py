@@ -277,7 +277,7 @@ def by_hand(phantoms, split, tiny, tmp_path):
 
 
 def inputs(name, split, scans):
-    """Return (what stands on the base sees of all files, class numbers, rows of the train set, of the validation set)."""
+    """Return (what a system sees of all files, class numbers, rows of the training set, of the validation set)."""
     system, y = comparators.get(name, **SMALL[name]), split.table["label"].map(CLASSES.index).to_numpy()
     x, rows = comparators.read(system, split, scans), [split.table["split"] == part for part in ("train", "validation")]
     if "backbone" in system.settings:
@@ -290,7 +290,9 @@ def inputs(name, split, scans):
 
 def linear_svm(x, y, train, c=1.0):
     """Return (classifier, probabilities) of a linear SVM in plain scikit-learn."""
-    classifier = make_pipeline(StandardScaler(), LinearSVC(C=c, max_iter=100_000, random_state=0)).fit(x[train], y[train])
+    classifier = make_pipeline(StandardScaler(), LinearSVC(C=c, max_iter=100_000, random_state=0)).fit(
+        x[train], y[train]
+    )
     return classifier, softmax(classifier.decision_function(x), axis=1)
 
 
@@ -338,9 +340,7 @@ def test_what_is_fitted_by_hand_is_the_run_that_is_found(name, made, by_hand, ph
         run = by_hand(name, model, None, answers)
     library = made(name)
     assert run.name == library.name and "edited" not in run.info
-    np.testing.assert_allclose(
-        run.predictions[runs.PROBABILITIES], library.predictions[runs.PROBABILITIES], atol=1e-4
-    )
+    np.testing.assert_allclose(run.predictions[runs.PROBABILITIES], library.predictions[runs.PROBABILITIES], atol=1e-4)
     np.testing.assert_allclose(run.history.astype(float), library.history.astype(float), atol=1e-4)
     assert run_of(name, phantoms, split, by_hand.home).folder == run.folder, "it is found, not trained again"
     assert run.info["seconds"] is None
