@@ -488,3 +488,20 @@ def labelled(images, titles, parts):
             ax.plot(column, row, "o", color="#E69F00", mec="black", ms=5)
         words.append(f"{title}, from top to bottom: {', '.join(inmost)}")
     return Picture(figure, f"{len(images)} scans. Each orange line leads from a name to a point in that part.", words)
+
+
+def hospitals(tables):
+    """Several models or tests, one line each: a panel per score, with intervals.
+
+    ``tables``: dict title → table with the scores' names as index and the columns score, low, high.
+    """
+    names, words = next(iter(tables.values())).index, []
+    figure, axes = _axes(11, 0.42 * len(tables) + 1.2, 1, len(names), sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        rows = pd.DataFrame({title: table.loc[name, ["score", "low", "high"]] for title, table in tables.items()}).T
+        rows = rows.astype(float)
+        _dots(ax, {"": rows})
+        ax.set_xlabel(name)
+        ax.grid(axis="x", alpha=0.25)
+        words.append(f"{name}: {_words(rows)}")
+    return Picture(figure, f"{', '.join(names)}, each with its 95 % interval.", words)
