@@ -294,7 +294,7 @@ _TABLE = {
     "forest": ("random forest", forest, 128, {"image_size": 64, "trees": 200}),
     "capsule": ("convolutional capsule network", networks.Capsules, 128, _EPOCHS),
     "bcdnet": ("BCDNet", bcdnet, 224, {"image_size": 64}),
-    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _SMALL | {"batch_size": 32, "folds": 2}),
+    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _SMALL | {"epochs": 8, "folds": 2}),
     "enas": ("ENAS-style cells", networks.Cells, 128, _SMALL | {"stack": "NR", "width": 12}),
     "lenet": ("LeNet-like CNN", networks.LeNet, 224, _EPOCHS),
     "inception": ("Inception-ResNet-v2, plain head", inception, 224, {"image_size": 75, "epochs": 20}),
