@@ -266,8 +266,9 @@ def _write_table(todo, done, out):
     """Write executions.csv: what each is, how it ended, how long it took."""
     rows = []
     for plan in todo:
-        one = done[plan.name] or plan.failed(None)
-        state = "not done" if done[plan.name] is None else "finished" if one.error is None else "failed"
+        ended = done[plan.name] or plan.finished()  # it may have finished while the sweep was being stopped
+        one = ended or plan.failed(None)
+        state = "not done" if ended is None else "finished" if one.error is None else "failed"
         row = {"execution": plan.name, "lesson": plan.lesson.stem, "state": state, "seconds": round(one.seconds, 1)}
         rows.append(row | {"error": one.error} | plan.parameters)
     with suppress(OSError), write_file(out / "executions.csv") as temporary:
