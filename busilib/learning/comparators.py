@@ -186,7 +186,7 @@ def svm(image_size=224, backbone="ResNet50", c=1.0, weights="imagenet", seed=0):
     rest; probabilities are the softmax of the decision values, which leaves the SVM's decisions as they are.
     """
     base = FrozenFeatures(backbone, weights, image_size, seed)
-    return make_pipeline(base, StandardScaler(), LinearSvm(C=c, max_iter=100_000, random_state=seed))
+    return make_pipeline(base, StandardScaler(), LinearSvm(C=c, dual=False, max_iter=100_000, random_state=seed))
 
 
 def solve(h, targets, ridge):

@@ -290,7 +290,7 @@ def inputs(name, split, scans):
 
 def linear_svm(x, y, train, c=1.0):
     """Return (classifier, probabilities) of a linear SVM in plain scikit-learn."""
-    classifier = make_pipeline(StandardScaler(), LinearSVC(C=c, max_iter=100_000, random_state=0)).fit(
+    classifier = make_pipeline(StandardScaler(), LinearSVC(C=c, dual=False, max_iter=100_000, random_state=0)).fit(
         x[train], y[train]
     )
     return classifier, softmax(classifier.decision_function(x), axis=1)
