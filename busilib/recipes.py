@@ -68,6 +68,7 @@ PARAMETERS = {
     **dict.fromkeys(("DATASET", "WEIGHTS", "RUNS", "WEIGHTS_B"), str),
     **dict.fromkeys(("LAYER", "BACKBONE", "EXTERNAL", "BASE"), str),
     **dict.fromkeys(("SEED", "SEEDS", "FOLD", "FOLDS", "IMAGE_SIZE", "EPOCHS", "MISTAKES", "WORKERS"), int),
+    **dict.fromkeys(("SMALL", "LARGE", "GROUPS"), int),
     **dict.fromkeys(("LEARNING_RATE", "DROPOUT", "ROTATION", "SHEAR", "ZOOM", "WATTS"), float),
     "PROTOCOL": PROTOCOLS,
     "PROFILE": tuple(PROFILES),
