@@ -38,6 +38,7 @@ WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "no
 PICTURES = {
     "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
     "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": LESION}] * 2), "a, from top to bottom: lesion."),
+    "hospitals": (lambda: figures.hospitals({"home": SCORES.dropna()}), "phase 1: home: 0.80 (0.70 to 0.90)"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
     "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none. The majority"),
