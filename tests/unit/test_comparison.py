@@ -1,5 +1,7 @@
 """studies: systems on the same images, or an error; intervals that respect groups and pairs."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ def run(folder, names, labels, said):
     table[runs.PROBABILITIES] = np.eye(3)[said]
     table.to_csv(folder / "predictions.csv", index=False)
     pd.DataFrame({"epoch": []}).to_csv(folder / "history.csv", index=False)
-    (folder / "run.json").write_text("{}")
+    (folder / "run.json").write_text(json.dumps({"split": {"files": {"test": len(names)}}}))
     return runs.open_run(folder)
 
 
