@@ -41,6 +41,7 @@ from busilib.errors import ClassroomError
 from busitools import exercises, notebooks, sandbox
 
 LARGEST = 20_000_000  # bytes of a submission
+NOTEBOOK = re.compile(r"\.ipynb\b", re.IGNORECASE)  # browsers and mail programs append .txt, .json or a number
 
 
 @dataclass
@@ -69,11 +70,12 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
         jobs: how many at a time.
 
     Raises:
-        ClassroomError: nothing to grade, no sandbox, or ``out`` exists already.
+        ClassroomError: nothing to grade, no sandbox, or marks or pages of that name exist already.
     """
     files, out = find(submissions), Path(out)
-    if out.exists():
-        raise ClassroomError(f"{out} exists already: marks are not overwritten. Name another --out, or move it.")
+    for path in (out, _pages(out)):
+        if path.exists():
+            raise ClassroomError(f"{path} exists already: marks are not overwritten. Name another --out, or move it.")
     sources = {path.name[:2]: exercises.read(path) for path in exercises.sources(solutions)}
     if not trusted:
         sandbox.check()
@@ -94,18 +96,34 @@ def grade(submissions, out, solutions=None, trusted=False, limits=None, jobs=2):
 
 
 def find(submissions):
-    """Return (student, path) of every notebook in a folder, sorted: the first folder below it names the student."""
+    """Return (student, path) of what is to be graded, sorted: the notebooks, or one file of who handed in none.
+
+    The first folder that the notebooks do not all share names the student; a file outside it, its first folder or name.
+    """
     top = Path(submissions)
-    paths = [path.relative_to(top) for path in sorted(top.rglob("*.ipynb"))]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]  # .ipynb_checkpoints
-    if not paths:
+    files = [path.relative_to(top) for path in sorted(top.rglob("*")) if path.is_file() or path.is_symlink()]
+    files = [path for path in files if not any(part.startswith((".", "__MACOSX")) for part in path.parts)]
+    written = [path for path in files if NOTEBOOK.search(path.name)]
+    if not files:
         raise ClassroomError(f"{top} is no folder that holds a folder, or a notebook (.ipynb), per student")
-    return [(path.parts[0] if len(path.parts) > 1 else path.stem, top / path) for path in paths]
+    shared = Path(os.path.commonpath([path.parent for path in written or files]))
+    shared = Path() if any(path.parent == shared for path in written or files) else shared
+    students = {}
+    for path in files:
+        parts = (path.relative_to(shared) if path.is_relative_to(shared) else path).parts
+        students.setdefault(_text(parts[0] if len(parts) > 1 else NOTEBOOK.split(parts[0])[0]), []).append(path)
+    picked = {name: [path for path in paths if path in written] or paths[:1] for name, paths in students.items()}
+    return [(name, top / path) for name, paths in picked.items() for path in paths]
+
+
+def _text(name):
+    """Return a file name as text that can be written: it may hold any bytes."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _prepare(student, path, sources):
     """Return the `Grade` of a submission before it has run: its notebook, or why there is none to grade."""
-    one = Grade(student, path.name)
+    one = Grade(student, _text(path.name))
     try:
         one.notebook = read(path)
     except ClassroomError as error:
@@ -136,11 +154,13 @@ def read(path):
     if path.is_symlink() or path.stat().st_size > LARGEST:
         raise ClassroomError(f"the file is a link, or has more than {LARGEST // 10**6} MB: clear its outputs")
     try:
-        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        text = json.dumps(json.loads(path.read_bytes()))  # it knows UTF-8 and UTF-16, with a mark at the start or not
+        notebook = nbformat.reads(text, as_version=4)
         _, notebook = nbformat.validator.normalize(notebook)  # cell ids: missing in old files, twice in merged ones
         nbformat.validate(notebook)
-    except Exception as error:  # many kinds: not UTF-8, not JSON, no notebook
-        raise ClassroomError(f"the file is no notebook ({type(error).__name__})") from error
+    except Exception as error:  # many kinds: no text, not JSON, no notebook
+        handed_in = "the file" if NOTEBOOK.search(path.name) else f"no .ipynb was handed in, and {path.name}"
+        raise ClassroomError(f"{handed_in} is no notebook ({type(error).__name__})") from error
     return notebook
 
 
@@ -349,17 +369,30 @@ def _write(grades, out, boxed):
         | {task: _mark(points) for task, (points, _) in one.tasks.items()}
         for one in grades
     ).map(_cell)
-    pages = out.with_name(f"{out.stem}_feedback")
-    pages.mkdir(parents=True, exist_ok=True)
+    pages, folders = _pages(out), {}
+    pages.mkdir(parents=True)
     with write_file(out) as part:
         table.to_csv(part, index=False, float_format="%g")
     lines = table[["student", "file", "points", "of", "remarks"]].to_string(index=False)
     text = f"{len(grades)} submissions. Table: {out}. Pages: {pages}\n\n{lines}\n\n{boxed}\n"
     out.with_suffix(".log").write_text(text, encoding="utf-8")
     for one in grades:
-        folder = pages / re.sub(r"[^\w.-]", "_", one.student)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{Path(one.file).stem}.html").write_text(page(one), encoding="utf-8")
+        if one.student not in folders:
+            folders[one.student] = _free(pages, one.student)
+            folders[one.student].mkdir()
+        file = _free(folders[one.student], NOTEBOOK.split(one.file)[0], ".html")
+        file.write_text(page(one), encoding="utf-8")
+
+
+def _pages(out):
+    return out.with_name(f"{out.stem}_feedback")
+
+
+def _free(folder, name, ending=""):
+    """Return a path in ``folder`` that is not there yet, in upper or lower case: two students' pages never mix."""
+    name, there = re.sub(r"[^\w.-]", "_", name)[:60], {path.name.casefold() for path in folder.iterdir()}
+    names = (f"{name}{number}{ending}" for number in ("", *(f"-{n}" for n in range(2, len(there) + 3))))
+    return next(folder / free for free in names if free.casefold() not in there)
 
 
 def _mark(points):

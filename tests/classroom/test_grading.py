@@ -5,6 +5,7 @@ Hostile submissions run in the sandbox only, with small limits. Where no sandbox
 
 import ast
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -161,6 +162,47 @@ def test_files_of_a_class_are_listed_by_student(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     assert [student for student, _ in grading.find(tmp_path)] == ["ada", "alan_05", "grace"]
+
+
+def hand_in_oddly(top):
+    """A class as a learning platform gives it: one level deeper, in other encodings, under other names."""
+    text = json.dumps(made.answered())
+    odd = {"Mia/05.ipynb": text.encode("utf-8-sig"), "mia/05.ipynb": text.encode("utf-16"), "a b/05.ipynb.txt": b"{}"}
+    odd |= {"a_b/05.ipynb.json": text.encode(), "a_b/05.IPYNB": text.encode("utf-16-le"), "Леа/work/05.ipynb": b"[]"}
+    odd |= {"zoe/05.zip": b"PK", "zoe/report.pdf": b"%PDF", "../readme.txt": b"", "__MACOSX/mia/05.ipynb": b""}
+    for name, data in odd.items():
+        place = (top / "lms" / "week5" / name).resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    (top / "lms" / "week5" / os.fsdecode(b"\xff.ipynb")).mkdir()
+    (top / "lms" / "week5" / os.fsdecode(b"\xff.ipynb") / "x.ipynb").write_text("{", encoding="utf-8")
+    return top
+
+
+def test_everybody_who_handed_in_has_a_row_and_pages_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "_autograde", lambda one, *_: setattr(one, "notebook", None))
+    grades = grading.grade(hand_in_oddly(tmp_path / "in"), tmp_path / "book.csv", trusted=True)
+    rows = [(one.student, one.exercise, " ".join(one.remarks)) for one in grades]
+    assert [row[:2] for row in rows if not row[2]] == [("Mia", "05"), ("a_b", "05"), ("a_b", "05"), ("mia", "05")]
+    refused = {student: words for student, _, words in rows if words}
+    assert sorted(refused) == ["a b", "lms", "zoe", "Леа", "\ufffd.ipynb"]
+    assert "no .ipynb was handed in, and 05.zip is no notebook" in refused["zoe"]
+    with open(tmp_path / "book.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(grades) == 9
+    pages = list((tmp_path / "book_feedback").rglob("*.html"))
+    assert len(pages) == 9 and {path.parent.name.casefold() for path in pages} >= {"mia", "mia-2", "a_b", "a_b-2"}
+    for path in pages:
+        assert (
+            sum(f"{name}: exercise" in path.read_text(encoding="utf-8") for name in {one.student for one in grades})
+            == 1
+        )
+
+
+def test_pages_of_earlier_marks_stay(tmp_path):
+    (tmp_path / "book_feedback").mkdir()
+    made.hand_in(tmp_path / "in", "ada", made.right)
+    with pytest.raises(ClassroomError, match="book_feedback exists already: marks are not overwritten"):
+        grading.grade(tmp_path / "in", tmp_path / "book.csv", trusted=True)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "[]", '{"cells": 3}', None, "x" * 20_000_001], ids=range(6))
