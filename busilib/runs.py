@@ -72,11 +72,15 @@ class Run:
         file = self.folder / "run.json"
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            newer = info.get("format", 1) > FORMAT
+            newer, classes = info.get("format", 1) > FORMAT, info.get("classes", list(CLASSES))
         except (ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
         if newer:
             raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
+        if classes != list(CLASSES):
+            raise RunError(
+                f"{file} has the classes {classes}, here they are {list(CLASSES)}: its model cannot be used."
+            )
         return info
 
     @cached_property
@@ -138,7 +142,10 @@ class Run:
             return joblib.load(file)
         from busilib.learning import keras, models
 
-        model = keras.models.load_model(file, compile=False)
+        try:
+            model = keras.models.load_model(file, compile=False, safe_mode=True)  # no code inside a file is run
+        except Exception as error:  # zipfile, h5py and Keras raise many kinds
+            raise RunError(f"{file} cannot be loaded: {error}. Delete the folder and train anew.") from error
         if file.stem == "model":
             return model
         recipe, weights = recipe_of(self.info), models.Weights(self.info["weights"]["kind"], "")
@@ -261,6 +268,7 @@ def write(folder, trained, info):
     # Scores stand here so that a thousand runs are read in a second; predictions.csv has the last word.
     info = info | {
         "format": FORMAT,
+        "classes": CLASSES,
         "scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")},
     }
     with write_folder(folder) as working:

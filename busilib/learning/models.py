@@ -6,9 +6,11 @@ Every model takes uint8 RGB pixels (N, size, size, 3) and gives probabilities (N
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import keras
 import pandas as pd
 
@@ -64,10 +66,11 @@ def find_weights(weights, backbone, kind="phantom", profile="quick"):
     if weights == "imagenet" or (weights == "auto" and kind != "phantom"):
         try:
             return _from_file("imagenet", f"{backbone}: ImageNet weights.", _imagenet(backbone, profile))
-        except WeightsError:
+        except WeightsError as error:
             if weights == "imagenet":
                 raise
-            why = "ImageNet weights are not here, so "
+            damaged = f"the file {BACKBONES[backbone].file} in Keras' cache is damaged (delete it), so "
+            why = damaged if isinstance(error.__cause__, _Unreadable) else "ImageNet weights are not here, so "
     if weights not in ("auto", "phantom"):
         path = Path(weights).expanduser()
         return _from_file("file", f"{backbone}: weights from the file {path.name}.", path)
@@ -84,8 +87,37 @@ def _from_file(kind, sentence, path):
     if not path.is_file():
         choices = '"auto", "imagenet", "phantom", "none" or a file'
         raise WeightsError(f'WEIGHTS="{path}": there is no such file. Choose {choices}.')
+    if kind != "phantom":
+        try:
+            _check_file(path)
+        except _Unreadable as error:
+            again = 'Delete it: PROFILE="full" downloads it anew.' if kind == "imagenet" else "Name another file."
+            raise WeightsError(f"{path} {error}. {again}") from error
     with open(path, "rb") as file:
         return Weights(kind, sentence, str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+class _Unreadable(Exception):
+    """A file that holds no weights, whatever the network; the message says what it is."""
+
+
+def _check_file(path):
+    """Raise `_Unreadable` unless a file is whole HDF5, or a .keras file with weights inside: neither runs code."""
+    with open(path, "rb") as file:
+        start = file.read(256).lstrip()
+    try:
+        if path.suffix == ".keras":
+            zipfile.ZipFile(path).getinfo("model.weights.h5")
+        else:
+            h5py.File(path).close()
+    except Exception as error:  # zipfile and h5py raise many kinds
+        kinds = {b"\x89HDF": f"is damaged or truncated ({error})", b"PK": "is a zip, as PyTorch writes, not Keras"}
+        kinds |= {
+            b"<": "is a web page: its download went wrong",
+            b"\x80": "is pickled, so it could run code: not opened",
+        }
+        what = next((what for begin, what in kinds.items() if start.startswith(begin)), "is no file of Keras weights")
+        raise _Unreadable(what) from error
 
 
 def _imagenet(backbone, profile):
@@ -118,10 +150,21 @@ def backbone(name, size, weights, seed=0):
     elif weights.path:
         try:
             network.load_weights(weights.path)
+            arrays = [] if weights.path.endswith(".keras") else _arrays(weights.path)
+            if len(arrays) > len(network.weights):  # a file with the top fits as well: its base comes first
+                raise ValueError(f"it has {len(arrays)} arrays, this network has {len(network.weights)}")
         except Exception as error:  # h5py and Keras raise many kinds: all mean that the file does not fit
             needed = f"It must be a file for keras.applications.{name}(include_top=False)."
             raise WeightsError(f"{Path(weights.path).name} holds no weights for {name} ({error}). {needed}") from error
     return network
+
+
+def _arrays(path):
+    """Return the names of all arrays in an HDF5 file, without an optimizer's."""
+    names = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return [name for name in names if not name.startswith("optimizer")]
 
 
 def head(recipe, features):

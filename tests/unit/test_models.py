@@ -2,7 +2,10 @@
 
 import functools
 import http.server
+import io
+import pickle
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -212,16 +215,81 @@ def test_a_file_of_weights(tmp_path, mobile, monkeypatch, no_download):
     assert weights.sentence == "MobileNetV2: weights from the file mine.weights.h5."
     loaded = models.backbone("MobileNetV2", 32, weights, seed=9)
     assert all((a == b).all() for a, b in zip(loaded.get_weights(), mobile.get_weights(), strict=True))
-    (tmp_path / "text.h5").write_text("no weights", encoding="utf-8")
-    for bad, backbone in ((path, "Tiny"), (tmp_path / "text.h5", "MobileNetV2")):
-        monkeypatch.setitem(BACKBONES, "Tiny", BACKBONES["MobileNetV2"])
-        monkeypatch.setattr(keras.applications, "Tiny", other_network, raising=False)
-        with pytest.raises(WeightsError, match=f"{bad.name} holds no weights for {backbone} "):
-            models.backbone(backbone, 32, find_weights(str(bad), backbone))
+    monkeypatch.setitem(BACKBONES, "Tiny", BACKBONES["MobileNetV2"])
+    monkeypatch.setattr(keras.applications, "Tiny", other_network, raising=False)
+    with pytest.raises(WeightsError, match=f"{path.name} holds no weights for Tiny "):
+        models.backbone("Tiny", 32, find_weights(str(path), "Tiny"))
     with pytest.raises(
         WeightsError, match='"/no/such.h5": there is no such file. Choose "auto", "imagenet", "phantom", "none"'
     ):
         find_weights("/no/such.h5", "MobileNetV2")
+
+
+class Bomb:
+    """Pickled, it makes a file when somebody opens it."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def zipped(name, text):
+    """The bytes of a zip with one file: a .keras file and a PyTorch file are zips."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def not_weights(kind, whole, mark):
+    """(ending of the file's name, its bytes, what is said of it)."""
+    bomb = pickle.dumps(Bomb(mark))
+    return {
+        "truncated": (".h5", whole[: len(whole) // 2], "is damaged or truncated"),
+        "header only": (".weights.h5", whole[:8], "is damaged or truncated"),
+        "web page": (".h5", b"\n<!DOCTYPE html><html>404</html>", "is a web page: its download went wrong"),
+        "PyTorch": (".pth", zipped("archive/data.pkl", bomb), "is a zip, as PyTorch writes"),
+        "PyTorch as .keras": (".keras", zipped("archive/data.pkl", bomb), "is a zip, as PyTorch writes"),
+        "pickle": (".h5", bomb, "is pickled, so it could run code: not opened"),
+        "text": (".h5", b"no weights", "is no file of Keras weights"),
+        "empty": (".weights.h5", b"", "is no file of Keras weights"),
+    }[kind]
+
+
+KINDS = ["truncated", "header only", "web page", "PyTorch", "PyTorch as .keras", "pickle", "text", "empty"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_holds_no_weights_is_refused_before_it_is_announced(
+    kind, mobile, tmp_path, keras_home, no_download
+):
+    mobile.save_weights(tmp_path / "whole.weights.h5")
+    mark = tmp_path / "executed"
+    ending, content, words = not_weights(kind, (tmp_path / "whole.weights.h5").read_bytes(), mark)
+    path = tmp_path / f"mine{ending}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{path} {words}.* Name another file"):
+        find_weights(str(path), "MobileNetV2")
+    # In Keras' cache: "imagenet" names the file and the remedy, "auto" goes on with what there is.
+    stored = keras_home / "models" / BACKBONES["ResNet50"].file
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{stored} (is|holds) .* Delete it: PROFILE=\"full\" downloads it anew"):
+        find_weights("imagenet", "ResNet50", "busi", "full")
+    weights = find_weights("auto", "ResNet50", "busi", "full")
+    assert weights.kind == "phantom" and "in Keras' cache is damaged (delete it), so weights" in weights.sentence
+    assert not mark.exists() and stored.read_bytes() == content, "it was opened, or touched"
+
+
+@pytest.mark.parametrize("save", ["weights.h5", "h5"])
+def test_a_file_with_the_top_is_refused(save, tmp_path):
+    whole = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=5)
+    path = tmp_path / f"top.{save}"
+    whole.save_weights(path) if save == "weights.h5" else legacy_h5(whole, path)
+    with pytest.raises(WeightsError, match="holds no weights for MobileNetV2 .*include_top=False"):
+        models.backbone("MobileNetV2", 32, find_weights(str(path), "MobileNetV2"))
 
 
 def other_network(include_top, weights, input_shape, name):

@@ -370,7 +370,14 @@ def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, t
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{\n", "is damaged: .* line 2"), ("[]", "is damaged"), ('{"format": 99}', "by a newer version of this library")],
+    [
+        *[
+            ("{\n", "is damaged: .* line 2"),
+            ("[]", "is damaged"),
+            ('{"format": 99}', "by a newer version of this library"),
+        ],
+        ('{"classes": ["normal", "benign", "malignant"]}', "its model cannot be used"),
+    ],
 )
 def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_path):
     shutil.copytree(tiny_run.folder, tmp_path / "copy")
@@ -378,6 +385,20 @@ def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_pa
     for read in (lambda: runs.open_run(tmp_path / "copy").info, lambda: runs.collect(tmp_path)):
         with pytest.raises(RunError, match=words):
             read()
+
+
+def test_code_in_a_model_is_not_run(tiny_run, tmp_path):
+    mark = tmp_path / "executed"
+    code = keras.layers.Lambda(lambda x, mark=str(mark): (open(mark, "w").close(), x)[1], output_shape=(3,))
+    keras.Sequential([keras.Input((3,)), code]).save(tmp_path / "lambda.keras")
+    mark.unlink(missing_ok=True)
+    (tmp_path / "truncated.keras").write_bytes((tiny_run.folder / "head.keras").read_bytes()[:900])
+    for name in ("lambda", "truncated"):
+        copy = shutil.copytree(tiny_run.folder, tmp_path / name)
+        shutil.copy(tmp_path / f"{name}.keras", copy / "head.keras")
+        with pytest.raises(RunError, match=rf"{copy}/head.keras cannot be loaded: .*Delete the folder and train anew"):
+            runs.open_run(copy).model()
+    assert not mark.exists()
 
 
 def test_an_incomplete_folder_is_refused(tiny_run, phantoms, split, tmp_path, training_is):
