@@ -58,24 +58,14 @@ PAPERS = {
 # "study" is paper A's head, trained dozens of times in lessons 07 and 08.
 PROFILES = _TABLE["profiles"]
 PROTOCOLS = ("paper", "clean")
-CHOICES = {
-    "preprocessing": ("rescale", "own"),
-    "unfreeze": ("none", "block", "last", "all"),
-    "monitor": ("val_loss", "val_accuracy"),
-}
+CHOICES = {"preprocessing": ("rescale", "own"), "unfreeze": ("none", "block", "last", "all")}
+CHOICES |= {"monitor": ("val_loss", "val_accuracy")}
 # Every parameter that a lesson has: the type of its values, or the values that there are.
-PARAMETERS = {
-    **dict.fromkeys(("DATASET", "WEIGHTS", "RUNS", "WEIGHTS_B"), str),
-    **dict.fromkeys(("LAYER", "BACKBONE", "EXTERNAL", "BASE"), str),
-    **dict.fromkeys(("SEED", "SEEDS", "FOLD", "FOLDS", "IMAGE_SIZE", "EPOCHS", "MISTAKES", "WORKERS"), int),
-    **dict.fromkeys(("SMALL", "LARGE", "GROUPS"), int),
-    **dict.fromkeys(("LEARNING_RATE", "DROPOUT", "ROTATION", "SHEAR", "ZOOM", "WATTS"), float),
-    "PROTOCOL": PROTOCOLS,
-    "PROFILE": tuple(PROFILES),
-    "PREPROCESSING": ("auto", *CHOICES["preprocessing"]),
-    "UNFREEZE": ("none", "block", "last"),
-    "FILL_MODE": ("nearest", "reflect", "constant", "wrap"),
-}
+PARAMETERS = dict.fromkeys("DATASET WEIGHTS RUNS WEIGHTS_B LAYER BACKBONE EXTERNAL BASE".split(), str)
+PARAMETERS |= dict.fromkeys("SEED SEEDS FOLD FOLDS IMAGE_SIZE EPOCHS MISTAKES WORKERS SMALL LARGE GROUPS".split(), int)
+PARAMETERS |= dict.fromkeys("LEARNING_RATE DROPOUT ROTATION SHEAR ZOOM WATTS".split(), float)
+PARAMETERS |= {"PROTOCOL": PROTOCOLS, "PROFILE": tuple(PROFILES), "PREPROCESSING": ("auto", *CHOICES["preprocessing"])}
+PARAMETERS |= {"UNFREEZE": ("none", "block", "last"), "FILL_MODE": ("nearest", "reflect", "constant", "wrap")}
 _NUMBERS = {int: "a whole number, 0 or more", float: "a number, 0 or more"}
 
 

@@ -182,9 +182,7 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
     it ``weights`` is what `models.find_weights` gives. The key covers recipe, weights, seed, data, split, backend,
     Keras' version, ``start`` and the code that trains. Raises RunError when ``weights`` are not those of ``start``.
     """
-    weights = _weights_of(start, weights) if start else weights
-    info = _info(recipe, scans, split, weights, seed, start)
-    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
+    weights, info, folder = _planned(recipe, scans, split, weights, seed, start, runs)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():
             began = time.perf_counter()
@@ -196,9 +194,7 @@ def find_or_train(recipe, scans, split, *, weights=None, seed=0, start=None, run
 
 def find(recipe, scans, split, *, weights=None, seed=0, start=None, runs="auto"):
     """Return the finished Run that `find_or_train` would find, None when there is none; the arguments are its own."""
-    weights = _weights_of(start, weights) if start else weights
-    info = _info(recipe, scans, split, weights, seed, start)
-    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
+    folder = _planned(recipe, scans, split, weights, seed, start, runs)[-1]
     return open_run(folder) if folder.is_dir() else None
 
 
@@ -219,13 +215,11 @@ def save(model, history, probabilities, recipe, scans, split, *, weights=None, s
     """
     from busilib.learning import comparators, training
 
-    weights = _weights_of(start, weights) if start else weights
+    weights, info, folder = _planned(recipe, scans, split, weights, seed, start, runs)
     if isinstance(recipe, Recipe):
         edited, trained = training.by_hand(model, history, probabilities, recipe, split, weights)
     else:
         edited, trained = comparators.by_hand(model, history, probabilities, recipe, scans, split, weights, seed)
-    info = _info(recipe, scans, split, weights, seed, start)
-    folder = place(runs) / f"{recipe.name}-{info['key'][:12]}"
     if not edited and folder.is_dir():
         then, now = open_run(folder).predictions[PROBABILITIES], trained.predictions[PROBABILITIES]
         difference = (then - now).abs().max(axis=None)
@@ -239,6 +233,13 @@ def save(model, history, probabilities, recipe, scans, split, *, weights=None, s
         if not folder.is_dir():
             write(folder, trained, info | trained.info | {"seconds": None, "peak_memory_mb": _peak_memory()})
     return open_run(folder)
+
+
+def _planned(recipe, scans, split, weights, seed, start, home):
+    """Return the weights of a run, what run.json will hold of it, and its folder, which need not exist."""
+    weights = _weights_of(start, weights) if start else weights
+    info = _info(recipe, scans, split, weights, seed, start)
+    return weights, info, place(home) / f"{recipe.name}-{info['key'][:12]}"
 
 
 def _train(recipe, scans, split, weights, seed, start):
@@ -266,11 +267,8 @@ def write(folder, trained, info):
     """Write a run folder: in a temporary folder first, renamed when complete."""
     table = trained.predictions
     # Scores stand here so that a thousand runs are read in a second; predictions.csv has the last word.
-    info = info | {
-        "format": FORMAT,
-        "classes": CLASSES,
-        "scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")},
-    }
+    info = info | {"format": FORMAT, "classes": CLASSES}
+    info |= {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
     with write_folder(folder) as working:
         if trained.model is None:
             pass  # what a notebook wrote anew could not be opened elsewhere: its answers are kept

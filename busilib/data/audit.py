@@ -86,12 +86,8 @@ def check(catalogue, split):
         _finding("masks among the inputs", True, masks, "files are masks, drawn by a person who knew the answer"),
         _finding("scan and mask apart", True, apart, "scans have their mask in another set"),
         *_missing_classes(images),
-        Finding(
-            "unknown files", False, len(unknown), f"{len(unknown)} files are not in the folder", tuple(unknown[:10])
-        ),
-        Finding(
-            "left out", False, len(left), f"{len(left)} images of the folder are in no set", tuple(left.image_id[:10])
-        ),
+        _noted("unknown files", unknown, "files are not in the folder"),
+        _noted("left out", left.image_id.tolist(), "images of the folder are in no set"),
     ]
 
 
@@ -114,6 +110,10 @@ def _matched(catalogue, split):
     if len(unknown) == len(files):
         raise SplitError(f"None of the {len(files)} files is in the folder, {unknown[0]!r} for instance.")
     return files.dropna(subset="name").astype({"is_mask": bool}), unknown
+
+
+def _noted(kind, names, sentence):
+    return Finding(kind, False, len(names), f"{len(names)} {sentence}", tuple(names[:10]))
 
 
 def _finding(kind, leak, rows, sentence):
@@ -157,7 +157,5 @@ def report(findings, as_json=False):
         mark = "LEAK" if one.leak else "note" if one.count else "    "
         lines.append(f"{mark}  {one.kind}: {one.sentence}")
         lines += [f"      for instance {first_ten(list(one.examples[:3]))}"] if one.examples else []
-    lines.append(
-        "This split leaks: a score on it says too much." if leaks(findings) else "No leak of these kinds here."
-    )
-    return "\n".join([*lines, UNSEEN])
+    verdict = "This split leaks: a score on it says too much." if leaks(findings) else "No leak of these kinds here."
+    return "\n".join([*lines, verdict, UNSEEN])

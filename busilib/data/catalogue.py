@@ -142,14 +142,11 @@ def _table(files):
         warnings.append("Images of different classes share their names: image_id has the class in front.")
         files = files.assign(image_id=files.label + " " + files.image_id)
     masks = files[files.is_mask].groupby(["label", "scan"])
-    columns = {"mask_paths": "path", "mask_ids": "image_id", "mask_sha256": "pixel_sha256"}
-    masks = masks.agg(
-        black=("black", "all"), bright=("bright", "max"), **{name: (column, tuple) for name, column in columns.items()}
-    )
-    table = (
-        files[~files.is_mask].drop(columns=["black", "bright"]).join(masks, on=["label", "scan"]).reset_index(drop=True)
-    )
-    for name in columns:
+    lists = {"mask_paths": ("path", tuple), "mask_ids": ("image_id", tuple), "mask_sha256": ("pixel_sha256", tuple)}
+    masks = masks.agg(black=("black", "all"), bright=("bright", "max"), **lists)
+    scans = files[~files.is_mask].drop(columns=["black", "bright"])
+    table = scans.join(masks, on=["label", "scan"]).reset_index(drop=True)
+    for name in lists:
         table[name] = [value if isinstance(value, tuple) else () for value in table[name]]
     has, normal, black = table.mask_paths.map(len) > 0, table.label == "normal", table.black.eq(True)
     warnings += _sentence(table.image_id[~has], "without a mask")

@@ -9,7 +9,9 @@ blurred, with a shadow behind. The classes overlap on purpose. Every length is i
 
 import json
 import os
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +29,11 @@ from busilib.recipes import CLASSES
 GENERATOR_VERSION = 2
 
 
-class Scanner(NamedTuple):
-    """One hospital's scanner and its scans. A pair is a range that each scan draws from; the defaults are BUSI's kind.
+_SETTINGS = "axial_mm lateral_mm smooth_mm depth_mm residual_db gain_db range_db curve thin_fat gland_db images marked"
+
+
+class Scanner(namedtuple("Scanner", f"{_SETTINGS} pictogram patient_scans")):
+    """One hospital's scanner and its scans. A pair is a range that each scan draws from. "first" has BUSI's kind.
 
     Attributes:
         axial_mm, lateral_mm: width of the beam along and across it: short where the frequency is high.
@@ -45,45 +50,14 @@ class Scanner(NamedTuple):
         patient_scans: the most scans of one patient; 0 where nobody knows the patients, and copies are planted.
     """
 
-    axial_mm: tuple = (0.07, 0.11)
-    lateral_mm: tuple = (0.12, 0.19)
-    smooth_mm: tuple = (0.1, 0.15)
-    depth_mm: tuple = (28, 42)
-    residual_db: tuple = (0.1, 0.8)
-    gain_db: tuple = (-6, 6)
-    range_db: tuple = (45, 59)
-    curve: float = 1.0
-    thin_fat: float = 0.4
-    gland_db: tuple = (-2, 5)
-    images: tuple = (437, 210, 133)
-    marked: tuple = (0.40, 0.25, 0.06)
-    pictogram: bool = False
-    patient_scans: int = 0
+    __slots__ = ()
 
 
-SCANNERS = {
-    "first": Scanner(),
-    "second": Scanner(
-        axial_mm=(0.16, 0.24),
-        lateral_mm=(0.3, 0.45),
-        smooth_mm=(0.2, 0.3),
-        depth_mm=(42, 58),
-        residual_db=(-0.35, 0.1),
-        gain_db=(5, 13),
-        range_db=(76, 90),
-        curve=0.68,
-        thin_fat=0.15,
-        gland_db=(-4, 1),
-        images=(170, 90, 410),
-        marked=(0.1, 0.5, 0.3),
-        pictogram=True,
-        patient_scans=6,
-    ),
-}
+_TABLE = json.loads((files("busilib") / "tables" / "phantom.json").read_text(encoding="utf-8"))
+SCANNERS = {name: Scanner(**settings) for name, settings in _TABLE["scanners"].items()}
 _SEVERAL = {"benign": 16 / 437, "malignant": 1 / 210, "normal": 0.0}
 _SIBLINGS = 346 / 780
 _COLOUR = 16 / 780
-_TEXTS = ("RT BREAST", "LT BREAST", "RIGHT BREAST", "LEFT BREAST", "RT UOQ", "LT UOQ", "RT LIQ", "LT", "RT", "R 9 O'CL")
 
 
 class Scan(NamedTuple):
@@ -190,21 +164,10 @@ def _tissue(rng, shape, mm, scanner):
 
 # --- lesions --------------------------------------------------------------------------------------------------------
 
-# class, kind, margin: share within the class, width-to-height ratio, echo, roughness, border softness, excess
-# attenuation in dB/mm.
-_KINDS = {
-    ("benign", "cyst", "circumscribed"): (0.40, (1.15, 2.0), (-36, -25), 0.0, 0.12, (-1.4, -0.8)),
-    ("benign", "fibroadenoma", "circumscribed"): (0.47, (1.4, 2.4), (-20, -12), 0.05, 0.2, (-1.0, -0.3)),
-    ("benign", "lobulated", "lobulated"): (0.13, (1.0, 1.8), (-20, -13), 0.1, 0.4, (-0.7, 0.3)),
-    ("malignant", "spiculated", "spiculated"): (0.48, (0.6, 1.05), (-23, -14), 0.16, 0.6, (1.0, 2.3)),
-    ("malignant", "angular", "angular"): (0.39, (0.65, 1.2), (-22, -13), 0.2, 0.45, (0.6, 1.7)),
-    ("malignant", "oval", "microlobulated"): (0.13, (0.9, 1.5), (-20, -13), 0.1, 0.35, (-0.3, 0.9)),
-}
-
 
 def _choose_lesion(rng, label, size, taken=None):
     """Return the parameters of one lesion in a frame of ``size`` = (height, width) mm, away from a lesion ``taken``."""
-    kinds = [(*key[1:], *row) for key, row in _KINDS.items() if key[0] == label]
+    kinds = _TABLE["lesions"][label]
     kind, margin, _, ratios, echoes, rough, soft, excess = kinds[rng.choice(3, p=[row[2] for row in kinds])]
     ratio = rng.uniform(*ratios)
     radius = min(np.exp(rng.uniform(np.log(3.0), np.log(7.2))), 0.24 * size[0])
@@ -420,7 +383,7 @@ def _annotate(rng, pixels, mask, marks, colour, pictogram):
     if "text" in marks:
         width, height = picture.size
         place = rng.uniform(0.02, 0.65) * width, rng.choice([rng.uniform(0.04, 0.12), rng.uniform(0.6, 0.92)]) * height
-        draw.text(place, str(rng.choice(_TEXTS)), fill=ink, font=ImageFont.load_default())
+        draw.text(place, str(rng.choice(_TABLE["texts"])), fill=ink, font=ImageFont.load_default())
     return np.array(picture)
 
 

@@ -106,21 +106,13 @@ class Network(Classifier, ABC):
 
         ``history`` is what ``fit`` returned, ``shape`` an image's, ``steps`` an epoch's number of batches.
         """
-        own, fitted = self.built(shape)[0], history.model
-        said = {
-            "layers": (training.layer_settings(network), training.layer_settings(own)),
-            "optimizer": (type(fitted.optimizer).__name__, "Adam"),
-            "learning rate": (round(float(fitted.optimizer.learning_rate), 9), round(self.learning_rate, 9)),
-            "loss": (_loss(fitted.loss), _loss(self.loss)),
-            "epochs": (history.params["epochs"], self.epochs),
-            "batch size": (history.params["steps"], steps),
-        }
-        edited = [what for what, (is_so, should_be) in said.items() if is_so != should_be]
+        own = self.built(shape)[0]
+        said = {"layers": (training.layer_settings(network), training.layer_settings(own))}
+        said |= {"loss": (_loss(history.model.loss), _loss(self.loss))}
+        edited = training.differences(said, history, self, steps)
         if "layers" not in edited:
             own.set_weights(network.get_weights())
-        table = pd.DataFrame(history.history)
-        table.insert(0, "epoch", table.index + 1)
-        return edited, network if "layers" in edited else own, table
+        return edited, network if "layers" in edited else own, training.epochs_of(history)
 
     def predict_proba(self, X):
         return self.network_.predict(X, verbose=0)

@@ -79,21 +79,37 @@ def by_hand(model, history, probabilities, recipe, split, weights):
     if not np.allclose(keras.ops.convert_to_numpy(whole(first)), probabilities[:4], atol=0.001):
         needed = "They need a row per file in that order, and the preprocessing that models.preprocessing gives."
         raise RunError(f"The probabilities are not what the model says of the first files of split.table. {needed}")
-    count, table = _trainable(fitted), pd.DataFrame(history.history)
-    table.insert(0, "epoch", table.index + 1)
-    expected = models.parts(whole, recipe)[1]
+    table, expected = epochs_of(history), models.parts(whole, recipe)[1]
     facts = _facts(recipe, split, whole, fitted, table)
     said = {
         "layers in the head": (layer_settings(head), layer_settings(models.head(recipe, base.output_shape[1:]))),
-        "trained parameters": (count, _trainable(expected)),
-        "optimizer": (type(fitted.optimizer).__name__, "Adam"),
-        "learning rate": (round(float(fitted.optimizer.learning_rate), 9), round(recipe.learning_rate, 9)),
+        "trained parameters": (_trainable(fitted), _trainable(expected)),
         "loss": (fitted.loss, "categorical_crossentropy"),
-        "epochs": (history.params["epochs"], recipe.epochs),
-        "batch size": (history.params["steps"], facts["steps_per_epoch"]),
     }
-    edited = [what for what, (is_so, should_be) in said.items() if is_so != should_be]
+    edited = differences(said, history, recipe, facts["steps_per_epoch"])
     return edited, Trained(whole, table, predictions(split, probabilities), facts)
+
+
+def differences(said, history, settings, steps):
+    """Return what is not as it should be, a list of texts: of ``said``, name → (is, should be), and of a `fit`.
+
+    ``history`` is what ``fit`` returned, ``settings`` has learning_rate and epochs, ``steps`` is an epoch's number.
+    """
+    optimizer = history.model.optimizer
+    said = said | {
+        "optimizer": (type(optimizer).__name__, "Adam"),
+        "learning rate": (round(float(optimizer.learning_rate), 9), round(settings.learning_rate, 9)),
+        "epochs": (history.params["epochs"], settings.epochs),
+        "batch size": (history.params["steps"], steps),
+    }
+    return [what for what, (is_so, should_be) in said.items() if is_so != should_be]
+
+
+def epochs_of(history):
+    """Return what ``fit`` returned as a table, one row per epoch, counted from 1."""
+    table = pd.DataFrame(history.history)
+    table.insert(0, "epoch", table.index + 1)
+    return table
 
 
 def layer_settings(model):
@@ -191,10 +207,7 @@ def fit(model, settings, training, validation, seed, class_weight=None, callback
     training, validation = batches(*training, settings.batch_size, seed), batches(*validation, PREDICT_BATCH)
     options = {"epochs": epochs, "class_weight": class_weight, "verbose": int(shown())}
     options |= {"shuffle": False}  # the batches are shuffled already
-    result = model.fit(training, validation_data=validation, callbacks=[tell, *callbacks, stop], **options)
-    history = pd.DataFrame(result.history)
-    history.insert(0, "epoch", history.index + 1)
-    return history
+    return epochs_of(model.fit(training, validation_data=validation, callbacks=[tell, *callbacks, stop], **options))
 
 
 def batches(inputs, labels, batch_size, seed=None):

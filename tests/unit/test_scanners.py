@@ -26,7 +26,7 @@ def hospitals(folders):
 
 def test_the_first_scanner_draws_as_before_there_were_two():
     scan = phantom.draw("malignant", [5, 3], marks="calipers")
-    default = phantom.draw("malignant", [5, 3], marks="calipers", scanner=phantom.Scanner())
+    default = phantom.draw("malignant", [5, 3], marks="calipers", scanner=phantom.SCANNERS["first"])
     assert hashlib.sha256(scan.pixels.tobytes()).hexdigest()[:16] == "5223f053baadff4c"
     assert (scan.pixels == default.pixels).all()
 
