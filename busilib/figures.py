@@ -117,7 +117,7 @@ def confusion(matrices, classes):
     for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
         shares = matrix / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
         texts = [f"{n}\n{share:.0%}" for n, share in zip(np.ravel(matrix), shares.ravel(), strict=True)]
-        _heatmap(ax, shares, texts, classes, title, cmap="Blues", vmin=0, vmax=1)
+        _heatmap(ax, shares, texts, classes, title, cmap="Blues", vmin=0, vmax=1.8, annot_kws={"color": "black"})
         counts = (f"{name}: {', '.join(map(str, row))}" for name, row in zip(classes, matrix, strict=True))
         words.append(f"{title}: {'; '.join(counts)}")
     caption = "Rows are the true classes, columns the predicted ones. Each cell: a count, and its share of the row."
@@ -205,7 +205,7 @@ def verdicts(images, titles, allowed):
         colour, style = (COLOURS["normal"], "-") if fine else (COLOURS["malignant"], "--")
         ax.title.set_color(colour)
         ax.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], style, color=colour, lw=3, transform=ax.transAxes, clip_on=False)
-    caption = f"One scan changed in {len(images)} ways. Solid frame: ultrasound allows it; dashed frame: it does not."
+    caption = f"One scan in {len(images)} versions. Solid frame: ultrasound allows it; dashed frame: it does not."
     return Picture(figure, caption, [": ".join(text.rsplit("\n", 1)) for text in texts])
 
 
