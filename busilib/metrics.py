@@ -97,9 +97,9 @@ def probability_scores(truth, probabilities):
     """Return the clean protocol's scores as a dict: accuracy, balanced_accuracy, macro_f1, auc and sensitivity_0, …
 
     ``truth`` int (N,), ``probabilities`` (N, K). The balanced accuracy is the mean of the classes' sensitivities; the
-    AUC the mean over the classes, each against the rest (Provost & Domingos 2001, unweighted). A class that is not in
-    ``truth`` has sensitivity NaN, and then so have the balanced accuracy and the AUC. Raises ValueError for a
-    probability that is not finite: the model gave NaN.
+    AUC the mean over the classes, each against the rest (Provost & Domingos 2001, unweighted). Both are over the
+    classes in ``truth``: another has sensitivity NaN, and naming it is a mistake. With one class there is no AUC (NaN).
+    Raises ValueError for a probability that is not finite: the model gave NaN.
     """
     truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=float)
     assert_all_finite(probabilities, input_name="probabilities")
@@ -108,8 +108,10 @@ def probability_scores(truth, probabilities):
     matrix = np.bincount(k * truth + probabilities.argmax(axis=1), minlength=k * k).reshape(k, k)
     actual = matrix.sum(axis=1)
     sensitivity = np.where(actual > 0, np.diag(matrix) / np.maximum(actual, 1), np.nan)
-    area = _auc(truth, probabilities) if actual.all() else np.nan
-    scores = {"accuracy": accuracy(matrix), "balanced_accuracy": sensitivity.mean(), "macro_f1": _macro_f1(matrix)}
+    there = np.flatnonzero(actual)
+    area = _auc(truth, probabilities, there) if len(there) > 1 else np.nan
+    balanced = sensitivity[there].mean()
+    scores = {"accuracy": accuracy(matrix), "balanced_accuracy": balanced, "macro_f1": _macro_f1(matrix)}
     scores |= {"auc": area} | {f"sensitivity_{i}": value for i, value in enumerate(sensitivity)}
     return {name: float(value) for name, value in scores.items()}
 
@@ -224,10 +226,10 @@ def _macro_f1(matrix):
     return float((2 * np.diag(matrix)[counts > 0] / counts[counts > 0]).mean())
 
 
-def _auc(truth, probabilities):
-    """Return the mean over the classes of the share of (one of the class, another) pairs in the right order."""
-    of_class = np.arange(probabilities.shape[1]) == truth[:, None]
-    n, ranks = of_class.sum(axis=0), stats.rankdata(probabilities, axis=0)
+def _auc(truth, probabilities, classes):
+    """Return the mean over ``classes`` of the share of (one of the class, another) pairs in the right order."""
+    of_class = classes == truth[:, None]
+    n, ranks = of_class.sum(axis=0), stats.rankdata(probabilities[:, classes], axis=0)
     return float((((ranks * of_class).sum(axis=0) - n * (n + 1) / 2) / (n * (len(truth) - n))).mean())
 
 

@@ -329,7 +329,7 @@ def card(run):
     overlaps = "; ".join(f"{kind}: {count}" for kind, count in info["split"]["overlaps"].items() if count)
     line = "| {class} | {n:.0f} | {sensitivity:.2f} [{sensitivity_low:.2f}, {sensitivity_high:.2f}] "
     line += "| {specificity:.2f} | {precision:.2f} |"
-    classes = metrics.per_class(run.confusion("test"), CLASSES).reset_index().to_dict("records")
+    classes = metrics.per_class(run.confusion("test"), CLASSES).query("n > 0").reset_index().to_dict("records")
     form = (package_files("busilib") / "tables" / "model_card.md").read_text(encoding="utf-8")
     return form.format(
         title=recipe.get("title", recipe["name"]), settings=settings, info=info, files=files,

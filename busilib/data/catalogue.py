@@ -110,28 +110,40 @@ def read(folder, name=None):
     return Catalogue(table.drop(columns="colour"), name, kind, made, tuple(warnings), pairs)
 
 
+def large_enough(scans):
+    """Return the catalogue with the classes that five folds and an interval can be had of; say what is left out.
+
+    A class needs five groups (patients, or near-identical scans). Raises DataError when only one class has them.
+    """
+    groups = scans.table.groupby("label").group.nunique().reindex(list(scans.classes))
+    if (groups >= 5).sum() < 2:
+        has = ", ".join(f"{label} {n}" for label, n in groups.items())
+        raise DataError(f"{scans.name} needs two classes of five groups of scans (copies are one): {has}.")
+    few = " and ".join(f"{label} has {n}" for label, n in groups[groups < 5].items())
+    return _only(scans, groups.index[groups >= 5], f"five folds need five groups of scans, and {few}")
+
+
 def in_common(home, away):
     """Return both catalogues with only the classes that both have, and these classes (list); say what is left out.
 
-    Raises DataError when malignant and another class are not among them, or when one has too few patients (or groups
-    of near-identical scans) for five folds.
+    Raises DataError when malignant and another class, each `large_enough`, are not among them.
     """
+    home, away = large_enough(home), large_enough(away)
     classes = [label for label in home.classes if label in away.classes]
     if "malignant" not in classes or len(classes) < 2:
         has = " and ".join(f"{scans.name} has {', '.join(scans.classes)}" for scans in (home, away))
         raise DataError(f"Two hospitals need two classes in common, malignant among them: {has}.")
-    parts = []
-    for scans in (home, away):
-        there = scans.table.label.isin(classes)
-        parts.append(replace(scans, table=scans.table[there].reset_index(drop=True)))
-        if not there.all():
-            left = ", ".join(sorted(set(scans.table.label[~there])))
-            print(f"{scans.name}: {(~there).sum()} scans are left out; only this hospital has the class {left}.")
-        fewest = parts[-1].table.groupby("label").group.nunique()
-        if fewest.min() < 5:
-            who = f"{fewest.min()} patients (or groups of near-identical scans) with the class {fewest.idxmin()}"
-            raise DataError(f"{scans.name} has {who}; five folds and an interval need five at least.")
-    return *parts, classes
+    return *(_only(scans, classes, "the other hospital has none of them") for scans in (home, away)), classes
+
+
+def _only(scans, classes, why):
+    """Return the catalogue with only these classes; print what is left out, and why."""
+    there = scans.table.label.isin(classes)
+    if not there.all():
+        counts = scans.table.label[~there].value_counts()
+        left = " and ".join(f"the {n} scans of the class {label}" for label, n in counts.items())
+        print(f"{scans.name}: {left} are left out, because {why}.")
+    return replace(scans, table=scans.table[there].reset_index(drop=True))
 
 
 def _table(files):

@@ -175,7 +175,9 @@ class LinearSvm(LinearSVC):
     """scikit-learn's linear SVM; its probabilities are the softmax of its decision values, its decisions the same."""
 
     def predict_proba(self, X):
-        return softmax(self.decision_function(X), axis=1)
+        values = self.decision_function(X)
+        # Of two classes scikit-learn gives one value: above 0 is the second class.
+        return softmax(np.stack([-values, values], axis=1) if values.ndim == 1 else values, axis=1)
 
 
 def svm(image_size=224, backbone="ResNet50", c=1.0, weights="imagenet", seed=0):
@@ -360,15 +362,15 @@ def train(system, split, *, scans, weights, seed=0):
 
     Raises SplitError when a set is without a class, RunError when what the system says is no probability.
     """
-    for part in splits.PARTS:
-        networks.check_classes(split.part(part)["label"].map(CLASSES.index), f"{split.name}: the {part} set")
     X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
+    for part in splits.PARTS:
+        networks.check_classes(split.part(part)["label"].map(CLASSES.index), y, f"{split.name}: the {part} set")
     train, held_out = (split.table["file_id"].isin(split.part(name)["file_id"]) for name in ("train", "validation"))
     classifier, more = _estimator(system, weights, seed), {}
     if has_fit_parameter(classifier, "validation"):
         more = {"validation": (X[held_out], y[held_out]), "groups": groups[train].to_numpy()}
     classifier.fit(X[train], y[train], **more)
-    probabilities = check_probabilities(classifier.predict_proba(X), f"{system.title} ({split.name})")
+    probabilities = check_probabilities(training.probabilities(classifier, X), f"{system.title} ({split.name})")
     history = getattr(classifier, "history_", NO_EPOCHS)
     model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
     return training.Trained(model, history, training.predictions(split, probabilities), {"epochs_run": len(history)})
@@ -396,7 +398,7 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
         for step in steps[:-1]:  # called as it is, a base is not traced for four images
             is_base = isinstance(step, FrozenFeatures)
             first = keras.ops.convert_to_numpy(step.base()(first)) if is_base else step.transform(first)
-        table, answers = getattr(model, "history_", NO_EPOCHS), steps[-1].predict_proba(first)
+        table, answers = getattr(model, "history_", NO_EPOCHS), training.probabilities(steps[-1], first)
     if not np.allclose(answers, probabilities[:4], atol=0.001):
         # Its settings are the system's, or are said to be others already; what it computes is something else.
         edited, model = [*edited, f"answers than {system.title} gives with what was learned"], None

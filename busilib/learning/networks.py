@@ -26,9 +26,9 @@ from busilib.recipes import CLASSES
 estimator = dataclass(eq=False, repr=False)
 
 
-def check_classes(y, what):
-    """Raise SplitError, naming the class and ``what`` lacks it, when a class is missing from y (N,)."""
-    missing = [name for code, name in enumerate(CLASSES) if code not in set(y)]
+def check_classes(y, needed, what):
+    """Raise SplitError, naming the class and ``what`` lacks it, when one of the classes ``needed`` is not in y (N,)."""
+    missing = [CLASSES[code] for code in sorted(set(needed) - set(y))]
     if missing:
         images = f"{len(y)} images, but none of the class {' or '.join(missing)}"
         raise SplitError(f"{what} has {images}. Choose fewer folds, another seed, or add images of that class.")
@@ -49,7 +49,7 @@ def parts(X, y, validation, groups, seed):
     if validation is None:
         inside, outside = inner_folds(y, groups, 5, seed)[0]
         train, validation = (X[inside], y[inside]), (X[outside], y[outside])
-    check_classes(train[1], "the training set")
+    check_classes(train[1], np.append(y, validation[1]), "the training set")
     return train, validation
 
 
@@ -347,6 +347,7 @@ class Ensemble(Classifier):
         answers, histories = np.zeros((len(y), len(MEMBERS), len(CLASSES))), []
         self.members_ = [[] for _ in MEMBERS]
         for fold, (inside, outside) in enumerate(inner_folds(y, groups, self.folds, self.seed)):
+            check_classes(y[inside], y, "the training set")
             for number, settings in enumerate(MEMBERS):
                 seed = self.seed + 100 * number + fold
                 network = Member(self.epochs, self.batch_size, self.learning_rate, self.patience, seed, *settings)
@@ -361,4 +362,4 @@ class Ensemble(Classifier):
     def predict_proba(self, X):
         """Return what the judge makes of the three networks, each the mean of its inner folds."""
         answers = [np.mean([member.predict_proba(X) for member in group], axis=0) for group in self.members_]
-        return self.judge_.predict_proba(np.hstack(answers))
+        return training.probabilities(self.judge_, np.hstack(answers))

@@ -270,6 +270,13 @@ def best_epoch(history, monitor, patience=None):
     return int(history["epoch"].iloc[best[stops[0] if stops else -1]])
 
 
+def probabilities(classifier, X):
+    """Return a fitted scikit-learn classifier's probabilities (N, 3), in class order: 0 for a class it never saw."""
+    answers = np.zeros((len(X), len(CLASSES)))
+    answers[:, classifier.classes_] = classifier.predict_proba(X)
+    return answers
+
+
 def predict(model, inputs):
     """Return what a model makes of inputs (N, …), a batch at a time: ``Model.predict`` without its input pipeline."""
     starts = range(0, len(inputs), PREDICT_BATCH)

@@ -397,7 +397,16 @@ def test_a_class_is_missing(phantoms, split, tmp_path):
         run_of("majority", phantoms, without, tmp_path)
     x, y = striped()
     with pytest.raises(SplitError, match=r"the training set has \d+ images, but none of the class malignant"):
-        estimator("lenet").fit(x[y != 1], y[y != 1])
+        estimator("lenet").fit(x[y != 1], y[y != 1], (x, y))
+
+
+def test_two_classes_are_enough(phantoms, tmp_path, tiny):
+    """A system gives three probabilities per image, and 0 for a class that no scan has."""
+    two = replace(phantoms, table=phantoms.table[phantoms.table.label != "normal"].reset_index(drop=True))
+    split = comparators.folds(two, 3)[0]
+    for name in ("majority", "svm", "forest", "ensemble"):
+        table = run_of(name, two, split, tmp_path).predictions
+        assert set(table["label"]) == {"benign", "malignant"} and (table["p_normal"] == 0).all(), name
 
 
 def test_fewer_images_than_folds(phantoms):

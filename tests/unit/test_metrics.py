@@ -154,8 +154,35 @@ def test_draws_that_lack_a_class_are_left_out_of_every_interval_and_counted():
 def test_a_class_that_the_data_do_not_have_leaves_the_other_scores_their_intervals():
     truth, p, groups = (array[np.arange(90) % 3 < 2] for array in made_predictions())
     table = metrics.with_intervals(truth, p, groups, draws=100).drop(columns="draws")
-    lost = ["balanced_accuracy", "auc", "sensitivity_2"]
-    assert table.loc[lost].isna().all(axis=None) and table.drop(index=lost).notna().all(axis=None)
+    assert table.loc["sensitivity_2"].isna().all() and table.drop(index="sensitivity_2").notna().all(axis=None)
+
+
+rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2**16)), min_size=4, max_size=50)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@quick
+@given(rows.filter(lambda pairs: 0 < sum(k for k, _ in pairs) < len(pairs)), st.permutations(range(3)))
+def test_scores_are_over_the_classes_that_are_there(pairs, classes):
+    """Two classes of three, whichever they are: the scores are scikit-learn's, and the third can only be a mistake."""
+    codes, seeds = np.array(pairs).T
+    truth = np.array(classes)[codes]
+    p = np.array([np.random.default_rng(seed).dirichlet((1, 1, 1)) for seed in seeds])
+    scores, predicted = metrics.probability_scores(truth, p), p.argmax(axis=1)
+    assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    assert scores["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro", zero_division=0))
+    areas = [sk.roc_auc_score(truth == k, p[:, k]) for k in classes[:2]]
+    assert scores["auc"] == pytest.approx(np.mean(areas))
+    assert math.isnan(scores[f"sensitivity_{classes[2]}"])
+    other = metrics.probability_scores(codes, p[:, classes])
+    assert [scores[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc")] == pytest.approx(
+        [other[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc")]
+    ), "no class is special"
+
+
+def test_one_class_alone_has_no_auc():
+    scores = metrics.probability_scores(np.ones(4, int), np.eye(3)[[1, 1, 1, 2]])
+    assert scores["balanced_accuracy"] == scores["accuracy"] == 0.75 and math.isnan(scores["auc"])
 
 
 def test_without_a_correction_it_is_the_paired_t_interval():

@@ -72,8 +72,11 @@ def test_what_two_hospitals_have_in_common(hospitals, capsys):
     two = replace(home, table=home.table[home.table.label != "normal"])
     first, second, classes = catalogue.in_common(two, away)
     assert classes == ["benign", "malignant"] and set(second.table.label) == set(classes) == set(first.table.label)
-    assert "only this hospital has the class normal" in capsys.readouterr().out
-    with pytest.raises(DataError, match="two classes in common"):
-        catalogue.in_common(replace(home, table=home.table[home.table.label == "normal"]), away)
-    with pytest.raises(DataError, match="1 patients"):
+    assert "scans of the class normal are left out, because the other hospital has none" in capsys.readouterr().out
+    with pytest.raises(DataError, match="two classes in common, malignant among them: .* has benign, normal and"):
+        catalogue.in_common(replace(home, table=home.table[home.table.label != "malignant"]), away)
+    with pytest.raises(DataError, match="two classes of five groups .*: benign 1, malignant 1, normal 1"):
         catalogue.in_common(home, replace(away, table=away.table.assign(group="g1")))
+    few = pd.concat([home.table[home.table.label != "normal"], home.table[home.table.label == "normal"].head(4)])
+    assert catalogue.large_enough(replace(home, table=few)).classes == ("benign", "malignant")
+    assert "the 4 scans of the class normal are left out, because five folds need" in capsys.readouterr().out
