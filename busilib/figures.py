@@ -223,7 +223,8 @@ def points(values, label, limits=None):
         ax.scatter(scans, heights, s=12, alpha=0.5, color=colour, lw=0)
         ax.plot([median, median], [-i - 0.3, -i + 0.3], color="black", lw=2)
         below = f"{(scans < 0).mean():.0%} of {len(scans)} scans below zero"
-        words.append(f"{name}: median {median:.2f}, from {low:.2f} to {high:.2f}, {below}")
+        text = f"median {median:.2f}, from {low:.2f} to {high:.2f}, {below}"
+        words.append(f"{name}: {text if len(scans) else 'nothing could be measured'}")
     _line(ax)
     ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
     ax.set(xlabel=label, xlim=limits)

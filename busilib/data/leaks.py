@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from busilib.cache import cache_dir, write_file
+from busilib.data import load
 from busilib.data.splits import Split, check_split, files, without_objections
 from busilib.errors import DataError
 
@@ -62,6 +63,14 @@ def masks(catalogue, seed=0):
     """Every scan is replaced by its first mask: the network sees outlines, and black for a normal scan."""
     split = clean(catalogue, seed)
     return Pair(split, replace(as_masks(split, catalogue), protocol="masks", variant=""))
+
+
+def outlined(catalogue):
+    """Return the catalogue when every scan has a mask, else some phantoms, and say so: what masks show needs them."""
+    if catalogue.table["mask_paths"].map(len).all():
+        return catalogue
+    print(f"Not every scan of {catalogue.name} has a mask: what is about masks is shown with phantoms.")
+    return load("phantom")
 
 
 def as_masks(split, catalogue):
