@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from busilib.data import catalogue, images, phantom, splits
+from busilib.data import catalogue, images, load, phantom, splits
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 from busitools import check
@@ -594,3 +594,15 @@ def test_patients_come_from_a_table_in_the_folder(tmp_path):
     (root / "patients.csv").write_text("image_id,patient\nbenign (1),A\nbenign (1),B\n")
     with pytest.raises(DataError, match="gives an image two patients"):
         catalogue.read(root)
+
+
+def test_what_a_lesson_needs_is_asked_for_in_a_sentence(tmp_path, capsys):
+    folder = make(tmp_path / "clinic", images=5, labels=("benign", "normal"))
+    assert load(folder).classes == ("benign", "normal") and not capsys.readouterr().out
+    with pytest.raises(DataError, match="clinic has no malignant scans that can be used"):
+        load(folder, needs="malignant")
+    make(folder, images=4, labels=("malignant",))
+    assert load(folder).classes == ("benign", "normal")
+    assert "the 4 scans of the class malignant are left out, because five folds need" in capsys.readouterr().out
+    with pytest.raises(DataError, match="two classes of five groups of scans .*: benign 4, normal 4"):
+        load(make(tmp_path / "small", images=4, labels=("benign", "normal")))

@@ -405,8 +405,9 @@ def test_two_classes_are_enough(phantoms, tmp_path, tiny):
     two = replace(phantoms, table=phantoms.table[phantoms.table.label != "normal"].reset_index(drop=True))
     split = comparators.folds(two, 3)[0]
     for name in ("majority", "svm", "forest", "ensemble"):
-        table = run_of(name, two, split, tmp_path).predictions
-        assert set(table["label"]) == {"benign", "malignant"} and (table["p_normal"] == 0).all(), name
+        run = run_of(name, two, split, tmp_path)
+        assert set(run.predictions["label"]) == {"benign", "malignant"} and (run.predictions["p_normal"] == 0).all()
+        assert "| malignant |" in run.card and "| normal |" not in run.card, name
 
 
 def test_fewer_images_than_folds(phantoms):

@@ -76,8 +76,17 @@ def test_what_cannot_be_done_is_said(phantoms, tmp_path):
     with pytest.raises(DataError, match="at least 7 scans"):
         leaks.clean(few)
     bare = phantoms.table.assign(mask_paths=[()] * len(phantoms.table), mask_ids=[()] * len(phantoms.table))
+    bare = replace(phantoms, table=bare)
     with pytest.raises(DataError, match="have no mask"):
-        leaks.masks(replace(phantoms, table=bare))
+        leaks.masks(bare)
+
+
+def test_phantoms_stand_in_where_a_scan_has_no_mask(phantoms, monkeypatch, capsys):
+    monkeypatch.setattr(leaks, "load", lambda dataset: dataset)
+    assert leaks.outlined(phantoms) is phantoms and not capsys.readouterr().out
+    first = phantoms.table.assign(mask_paths=[(), *phantoms.table.mask_paths[1:]])
+    assert leaks.outlined(replace(phantoms, table=first)) == "phantom"
+    assert "Not every scan of" in capsys.readouterr().out
 
 
 def test_marks_alone_by_hand(phantoms):
