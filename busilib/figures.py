@@ -503,6 +503,7 @@ def hospitals(tables):
         rows = rows.astype(float)
         _dots(ax, {"": rows})
         ax.set_xlabel(name)
+        ax.locator_params(axis="x", nbins=4)  # more would run into the next panel's
         ax.grid(axis="x", alpha=0.25)
         words.append(f"{name}: {_words(rows)}")
-    return Picture(figure, f"{', '.join(names)}, each with its 95 % interval.", words)
+    return Picture(figure, f"Scores with their 95 % intervals: {', '.join(names)}.", words)
