@@ -1,5 +1,6 @@
 """Where busilib keeps what it can make or fetch again, how it writes there, and how it shows its progress."""
 
+import errno
 import json
 import os
 import secrets
@@ -8,7 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from busilib.errors import DataError
+from busilib.errors import DataError, DiskFullError
 
 PRECIOUS = ("runs", "busi")  # cleared only when they are named: hours of training, and what a person has asked for
 
@@ -47,12 +48,25 @@ def clear(*kinds):
 
 
 @contextmanager
+def _room_for(target):
+    """Say in words that the disk is full; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):  # h5py has no number
+            raise
+        ways = "Make room (`busi cache` tells what can go), or name a place on another disk (RUNS, BUSILIB_CACHE)."
+        raise DiskFullError(f"{target} cannot be written: No space left on device. {ways}") from error
+
+
+@contextmanager
 def write_file(target):
     """Yield a temporary path beside ``target``; rename it to ``target`` only when the block ends without error."""
     target = Path(target)
     working = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
-        yield working
+        with _room_for(target):
+            yield working
         os.replace(working, target)
     finally:
         working.unlink(missing_ok=True)
@@ -66,9 +80,10 @@ def write_folder(target):
     """
     target = Path(target)
     working = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-    working.mkdir(parents=True)
     try:
-        yield working
+        with _room_for(target):
+            working.mkdir(parents=True)
+            yield working
         try:
             os.rename(working, target)
         except OSError:

@@ -21,6 +21,10 @@ class WeightsError(BusiError):
     """Weights that cannot be had, or do not fit the backbone."""
 
 
+class DiskFullError(BusiError, OSError):
+    """There is no room to write a file; what was half written is gone."""
+
+
 class LessonError(BusiError):
     """A lesson that does not exist, or a parameter that it does not have."""
 

@@ -86,7 +86,7 @@ class Run:
     @cached_property
     def history(self):
         """One row per epoch (counted from 1): accuracy, loss, val_accuracy, val_loss."""
-        return pd.read_csv(self.folder / "history.csv")
+        return _read_csv(self.folder / "history.csv", ["epoch"])
 
     @cached_property
     def predictions(self):
@@ -95,7 +95,7 @@ class Run:
         Raises RunError, with the line, for a row that is missing, doubled, or holds no probabilities.
         """
         file, files = self.folder / "predictions.csv", sum(self.info["split"]["files"].values())
-        table = pd.read_csv(file)
+        table = _read_csv(file, ["file_id", "image_id", "kind", "split", "label", *PROBABILITIES])
         values = table[PROBABILITIES].apply(pd.to_numeric, errors="coerce")
         wrong = {"three probabilities from 0 to 1": ~(values.ge(-1e-6) & values.le(1 + 1e-6)).all(axis=1)}
         wrong |= {"a sum of 1": (values.sum(axis=1) - 1).abs() > 1e-3, "one class of ours": ~table.label.isin(CLASSES)}
@@ -150,6 +150,15 @@ class Run:
             return model
         recipe, weights = recipe_of(self.info), models.Weights(self.info["weights"]["kind"], "")
         return models.assemble(recipe, weights, _load_base(self, recipe), model)
+
+
+def _read_csv(file, columns):
+    try:
+        table = pd.read_csv(file)
+        table[columns]  # raises KeyError where one is missing
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{file} is damaged: {error}. Delete the folder and train anew.") from error
+    return table
 
 
 def confusion(table):

@@ -6,6 +6,7 @@ folders train, val and test, and class folders whose masks have other names than
 
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from busilib.cache import write_folder
 from busilib.data import catalogue
-from busilib.data.files import LABELS, SETS, first_ten, read_csv
+from busilib.data.files import LABELS, SETS, first_ten, is_text, read_csv
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
@@ -38,6 +39,7 @@ def convert(source, target):
     if not source.is_dir() or target.exists() or target.is_relative_to(source):
         raise DataError(f"{source} must be a folder, and {target} a new one elsewhere.")
     files = pd.DataFrame(_files(source), columns=["path", "name", "label", "set", "is_mask", "key", "number"])
+    files["is_mask"] = files["is_mask"].astype(bool)  # of an empty table it would be none
     scans, problems = files[~files.is_mask].assign(patient=""), {}
     masks = {index: [] for index in scans.index}
     for mask in files[files.is_mask].itertuples():
@@ -77,8 +79,20 @@ def convert(source, target):
     return scans.counts(), [*scans.warnings, *([what] if left_out else [])]
 
 
+@contextmanager
+def _opened(path):
+    """Open an image; raise DataError, with its name, when it cannot be read."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    with image:
+        yield image
+
+
 def _size(path):
-    with Image.open(path) as image:
+    with _opened(path) as image:
         return image.size
 
 
@@ -87,7 +101,10 @@ def _files(source):
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
         words = [part.casefold() for part in inside.parts[:-1]]
-        if path.suffix.lower() in _FORMATS and not any(w.startswith((".", "__macosx")) for w in (*words, path.name)):
+        hidden = any(word.startswith((".", "__macosx")) for word in (*words, path.name))
+        if path.suffix.lower() in _FORMATS and path.is_file() and not hidden:
+            if not is_text(path):
+                raise DataError(f"{path} has a name that is no text (UTF-8). Rename it.")
             label = next((word for word in words if word in CLASSES), "")
             is_mask = any(_FOLDER.fullmatch(word) for word in words) or bool(_NAME.search(path.stem))
             key = (_NAME.sub("", path.stem) if is_mask else path.stem).casefold()
@@ -112,7 +129,7 @@ def _colour(masks):
     """Return the class that the colours of a mask name: red malignant, green benign, black normal; else why not."""
     if len(masks) != 1:
         return ""
-    with Image.open(masks[0].path) as image:
+    with _opened(masks[0].path) as image:
         pixels = np.asarray(image.convert("RGB")) > 127
     if (pixels.sum(axis=-1) > 1).any() or pixels[..., 2].any():
         return ""  # white, or of other colours: it names no class
@@ -123,7 +140,7 @@ def _colour(masks):
 def _copy(path, target, channel=None):
     """Copy an image, or save it as PNG; of a mask in colours only the ``channel``."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(path) as image:
+    with _opened(path) as image:
         if channel is not None:
             image.convert("RGB").getchannel(channel).save(target)
         elif image.format == "PNG":

@@ -100,22 +100,31 @@ def phantoms(phantom_dir):
     return catalogue.read(phantom_dir)
 
 
-@pytest.fixture(scope="session")
-def tiny():
-    """A backbone of two stages that trains in a second; its name is a key of BACKBONES while tests run."""
+def tiny_network(include_top, weights, input_shape, name=None):
+    """Return a backbone of two stages, as a function of keras.applications would."""
+    import keras
+
+    x = pixels = keras.Input(input_shape)
+    for number, width in enumerate((8, 16), start=1):
+        x = keras.layers.Conv2D(width, 3, strides=4, padding="same")(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU(name=f"stage_{number}")(x)
+    return keras.Model(pixels, x, name=name)
+
+
+def add_tiny(patch):
+    """Make "Tiny" a name in BACKBONES for as long as ``patch``, a pytest.MonkeyPatch, is in force."""
     import busilib.learning  # noqa: F401, I001  (loads Keras quietly)
     import keras
     from busilib.learning.models import BACKBONES, Backbone
 
-    def build(include_top, weights, input_shape, name=None):
-        x = pixels = keras.Input(input_shape)
-        for number, width in enumerate((8, 16), start=1):
-            x = keras.layers.Conv2D(width, 3, strides=4, padding="same")(x)
-            x = keras.layers.BatchNormalization()(x)
-            x = keras.layers.ReLU(name=f"stage_{number}")(x)
-        return keras.Model(pixels, x, name=name)
+    patch.setattr(keras.applications, "Tiny", tiny_network, raising=False)
+    patch.setitem(BACKBONES, "Tiny", Backbone("tf", "stage_1", "stage_1", "tiny_notop.h5"))
+    return "Tiny"
 
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A backbone of two stages that trains in a second; its name is a key of BACKBONES while tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.applications, "Tiny", build, raising=False)
-        patch.setitem(BACKBONES, "Tiny", Backbone("tf", "stage_1", "stage_1", "tiny_notop.h5"))
-        yield "Tiny"
+        yield add_tiny(patch)

@@ -104,7 +104,8 @@ def read(folder, name=None):
     warnings += _sentence(copies, "augmented from another, by the name (they share its group)")
     table["group"] = [f"g{number + 1:04d}" for number in both]
     kind = "busi" if busi else "phantom" if made else "folder"
-    warnings += unlike + unmatched + (_differences(table, numbers) if busi or name == "busi" else [])
+    warnings += _unlisted(root, files) + unlike + unmatched
+    warnings += _differences(table, numbers) if busi or name == "busi" else []
     pairs = pd.DataFrame([(table.image_id[i], table.image_id[j], *how) for i, j, *how in pairs], columns=_PAIRS)
     name = name or ("busi" if busi else root.name)
     return Catalogue(table.drop(columns="colour"), name, kind, made, tuple(warnings), pairs)
@@ -165,6 +166,15 @@ def _table(files):
     warnings += _sentence(table.image_id[has & (normal != black)], "with a mask that does not fit (normal: all black)")
     warnings += _sentence(table.image_id[table.bright > 0.7], "with a mask that covers most of it (is it inverted?)")
     return table[_COLUMNS], warnings
+
+
+def _unlisted(root, files):
+    """Return a sentence on the images in a folder that its `LABELS`, where it has one, leaves out: it may be cut."""
+    if not (root / LABELS).is_file():
+        return []
+    there = {path.resolve() for path in root.rglob("*.png") if path.is_file() and not path.name.startswith(".")}
+    names = sorted(path.relative_to(root).as_posix() for path in there - set(files.path) if path.is_relative_to(root))
+    return _sentence(names, f"in the folder and not in {LABELS}")
 
 
 def _patients(root, table):

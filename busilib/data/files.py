@@ -32,6 +32,7 @@ _AUGMENTED = re.compile(
 )
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 LABELS = "labels.csv"
+LARGEST = 25_000_000  # pixels of an image: a small file can claim a billion, and would take all memory
 SETS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "validation")
 SETS |= dict.fromkeys(("test", "testing"), "test")
 
@@ -126,7 +127,7 @@ def read_files(root):
         lines = [f"{Path(os.path.relpath(path, root)).as_posix()}: {what}" for path, what in problems.items()]
         raise DataError("\n- ".join([f"{root} cannot be used.", first_ten(lines, "\n- ")]))
     pairs = duplicates.near_duplicates(files.pop("small")[~files.is_mask])
-    with write_file(stored) as temporary:
+    with suppress(OSError), write_file(stored) as temporary:  # a full disk makes the next call slow, no more
         pd.to_pickle((listing, files, pairs), temporary)
     return files, pairs
 
@@ -143,7 +144,7 @@ def _list(root):
     unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
     what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
     paths = [path for folder in folders if folder.name in CLASSES for path in _visible(folder)]
-    paths = [path for path in paths if path.is_file() or _visible(path)]  # an empty folder is in nobody's way
+    paths = [path for path in paths if not path.is_dir() or _visible(path)]  # an empty folder is in nobody's way
     stray = [entry for entry in _visible(root) if entry.suffix.lower() == ".png"]
     problems = dict.fromkeys(unknown, what) | dict.fromkeys(stray, "an image outside the class folders. Move it.")
     problems |= {path: what for path in paths if (what := _wrong_name(path))}
@@ -184,13 +185,15 @@ def _labelled(root):
     for file, label, name, several in zip(table.file, table.label.str.casefold(), names, masks, strict=True):
         listed = [(file, name), *((mask.strip(), f"{name}_mask") for mask in several.split(";") if mask.strip())]
         for number, (one, image_id) in enumerate(listed):
-            path = (root / one).resolve()
+            path = _inside(root, one)
             if label not in CLASSES:
-                problems[path] = f"its label in {LABELS} is {label!r}. Only {', '.join(CLASSES)} are read."
-            elif not path.is_relative_to(root) or not path.is_file():
-                problems[path] = f"{LABELS} names it, and it is not there."
+                problems[path or root / one] = (
+                    f"its label in {LABELS} is {label!r}. Only {', '.join(CLASSES)} are read."
+                )
+            elif not path:
+                problems[root / one] = f"{LABELS} names it, and it is not there."
             image_id += f"_{number - 1}" if number > 1 else ""
-            rows.append((label, path, name, number > 0, image_id))
+            rows.append((label, path or root / one, name, number > 0, image_id))
     files = pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id"]).astype({"is_mask": bool})
     if files.empty:
         raise DataError(f"{root / LABELS} lists no images at all.")
@@ -200,10 +203,28 @@ def _labelled(root):
     return files.iloc[sorted(range(len(files)), key=order.__getitem__)].reset_index(drop=True), problems
 
 
+def is_text(path):
+    """Say whether a file's name is text: on Linux it may hold any bytes, which no table can."""
+    return os.fsencode(path.name).decode(errors="replace") == path.name
+
+
+def _inside(root, name):
+    """Return the file of that name below ``root`` as a resolved Path; None when there is none, or it leads outside."""
+    try:
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError):  # longer than a name can be, or with a null character
+        return None
+
+
 def _wrong_name(path):
     """Say what is wrong with something in a class folder, by its name alone; "" when nothing is."""
     if path.is_dir():
         return "a folder inside a class folder. Move its files up, or let `busi data convert` do it."
+    if not path.is_file():
+        return "no file: a link to nothing, or something special. Remove it."
+    if not is_text(path):
+        return "a name that is no text (UTF-8). Rename it."
     if path.suffix.lower() != ".png":
         return "no PNG image. Move it away, or save it as PNG when it is a scan."
     if not _MASK.search(path.stem) and re.search(r"mask[\W_\d]*$", path.stem, re.IGNORECASE):
@@ -215,6 +236,8 @@ def _decode(path, is_mask):
     """Return what `read_files` tells of a file, and its small grey copy, as a dict; or what is wrong with it (str)."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > LARGEST:
+                return f"{image.width}×{image.height} pixels, more than {LARGEST // 10**6} million. Save it smaller."
             image.verify()  # compares the checksum of every chunk, which loading does not
         with Image.open(path) as image:
             image.load()

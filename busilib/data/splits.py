@@ -143,8 +143,12 @@ def clean(catalogue, fold=0, folds=5, seed=0):
     table = files(without_objections(catalogue)).assign(split="train")
     for part in ("test", "validation"):
         rest = table[table["split"] == "train"]
-        drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rest, rest["label"], rest["group"])
-        table.loc[rest.index[list(drawn)[fold][1]], "split"] = part
+        draw = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        try:
+            drawn = list(draw.split(rest, rest["label"], rest["group"]))
+        except ValueError as error:  # no class has as many images as there are folds
+            raise SplitError(f"clean: too few images for {folds} folds ({_counts(table)}): {error}") from error
+        table.loc[rest.index[drawn[fold][1]], "split"] = part
     return _with_classes(Split("", "clean", fold, folds, seed, table))
 
 

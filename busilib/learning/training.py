@@ -5,6 +5,7 @@ Lessons, studies and comparators all train through `fit`.
 
 import hashlib
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -298,13 +299,21 @@ def features(frozen, pixels):
     ResNet50 at 128 px.
     """
     folder = cache_dir("features", features_key(frozen))
-    files = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:40]}.npy" for image in pixels]
-    missing = {file: i for i, file in enumerate(files) if not file.exists()}  # a copy of a scan is computed once
+    files = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:40]}.npz" for image in pixels]
+    values = {file: _stored(file, frozen.output_shape[1:]) for file in files}
+    missing = {file: i for i, file in enumerate(files) if values[file] is None}  # a copy of a scan is computed once
     if missing:
         for file, row in zip(missing, predict(frozen, pixels[list(missing.values())]), strict=True):
-            with write_file(file) as temporary:
-                np.save(temporary, np.asarray(row, dtype=np.float32))
-    return np.stack([np.load(file) for file in files])
+            values[file] = np.asarray(row, dtype=np.float32)
+            with write_file(file) as temporary, open(temporary, "wb") as output:
+                np.savez(output, values[file])
+    return np.stack([values[file] for file in files])
+
+
+def _stored(file, shape):
+    """Return stored features of that shape; None when there are none, or when they were changed (zip has checksums)."""
+    with suppress(Exception), np.load(file) as stored:  # numpy and zipfile raise many kinds
+        return stored["arr_0"] if stored["arr_0"].shape == shape else None
 
 
 @lru_cache(maxsize=4)
