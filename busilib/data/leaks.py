@@ -118,21 +118,6 @@ KINDS = {"copies": "near-identical scans on both sides", "masks": "masks as inpu
 KINDS |= {"partner": "a scan's mask on the other side", "augmented": "augmentation before the split"}
 
 
-def marks_alone(catalogue):
-    """Return how well burned-in marks alone tell the class: one row per class, with n, marked (share) and AUC.
-
-    The AUC is of "has marks" as the only score for this class against the rest: 0.5 says nothing, and below 0.5 the
-    absence of marks speaks for the class.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    labels = catalogue.table["label"]
-    marked = catalogue.table["flags"].map(lambda flags: "marks" in flags)
-    classes = {name: labels == name for name in catalogue.classes}
-    rows = {name: (one.sum(), marked[one].mean(), roc_auc_score(one, marked)) for name, one in classes.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "marked", "auc"])
-
-
 def _first_masks(catalogue):
     return files(catalogue, masks=True).query("kind == 'mask'").drop_duplicates("image_id")
 

