@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-gpu test-browser site lab notebooks exercises bench style constraints clean
+.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,10 @@ test-browser: $(VENV)/installed  ## JupyterLab in a headless Chromium (which mus
 site: $(VENV)/installed  ## build the website into build/site; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[site]"
 	$(BIN)/python docs/site/build.py
+
+demo: $(VENV)/installed  ## serve lesson 13's page, on which visitors try a scan
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[demo]"
+	$(BIN)/busi demo
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons
 	$(BIN)/jupyter lab notebooks

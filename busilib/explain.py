@@ -4,6 +4,8 @@ The models are those of this library: ``preprocessing`` → ``base`` → ``head`
 unscaled output, so the model is split at a layer of the base: Keras cannot differentiate across a nested model.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -69,6 +71,7 @@ def _prepare(model, pixels):
     return model.get_layer("preprocessing").predict(pixels, batch_size=BATCH, verbose=0)
 
 
+@lru_cache(maxsize=2)  # a split of one model serves many pictures, and Keras traces it once
 def _split(model, layer):
     """Return (lower, upper): from prepared pixels to a layer's output, and from there to the scores before softmax."""
     import keras

@@ -1,4 +1,4 @@
-"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, address, exercises, grade."""
+"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, demo, exercises, grade."""
 
 import sys
 from pathlib import Path
@@ -167,6 +167,17 @@ def _address(url):
     from busitools import doctor
 
     print(f"{len(doctor.address(url))} notebooks changed. Install again, so that all commands know it: make run")
+
+
+@_busi.command("demo")
+@click.option("-p", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of lesson 13.")
+@click.option("--ip", default="127.0.0.1", help="0.0.0.0 lets the whole network in.")
+@click.option("--port", default=8866)
+def _demo(p, ip, port):
+    """Serve lesson 13's page, on which a visitor tries a scan."""
+    from busitools import demo
+
+    return demo.serve(dict(p), ip, port)
 
 
 @_busi.command("exercises")

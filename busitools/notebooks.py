@@ -31,6 +31,7 @@ from busilib import recipes
 from busilib.cache import bar
 from busilib.errors import LessonError
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in our own words
 
 
@@ -260,7 +261,15 @@ def html_page(notebook, name, sanitize=False):
     exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(_Renderer(escape=False)).render(text))
     clean = partial(bleach.clean, tags=set(_TAGS.split()), attributes=_ATTRIBUTES, strip=True)
     exporter.register_filter("clean_html", clean)
-    return exporter.from_notebook_node(notebook, {"metadata": {"name": name}})[0]
+    return exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": name}})[0]
+
+
+def without_widgets(notebook):
+    """Put a sentence in the place of each widget: without its kernel it is dead, and would load scripts."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if WIDGET in output.get("data", {}):
+            output.data = nbformat.from_dict({"text/plain": "(Run the lesson: buttons and sliders stand here then.)"})
+    return notebook
 
 
 def index(executions, out):
@@ -307,6 +316,7 @@ def tidy(notebook):
     """Make a notebook independent of the machine and the moment that executed it; see also `relink`."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    without_widgets(notebook)
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}

@@ -240,12 +240,13 @@ def _decode(path, is_mask):
                 return f"{image.width}×{image.height} pixels, more than {LARGEST // 10**6} million. Save it smaller."
             image.verify()  # compares the checksum of every chunk, which loading does not
         with Image.open(path) as image:
+            deep = images.is_deep(image)
             image.load()
     except UnidentifiedImageError:
         return "no PNG image, whatever its name says. Save it as PNG, or remove it."
     except Exception as error:  # Pillow raises many kinds on damaged files
         return f"unreadable, damaged or truncated ({error}). Replace it by a fresh copy."
-    if images.is_deep(path, image):
+    if deep:
         return "more than 8 bits per channel, which would be cut. Save it with 8 bits, scaled to 0–255."
     rgb = images.mask_pixels(image) if is_mask else image.convert("RGB")
     pixels, grey = np.asarray(rgb), rgb.convert("L")

@@ -41,17 +41,18 @@ def load(paths, size):
 def _read(path, changed, size):
     """Return one image (size, size, 3); the process remembers it until the file has ``changed`` (ns)."""
     with Image.open(path) as image:
-        if is_deep(path, image):
+        if is_deep(image):
             raise ValueError("more than 8 bits per channel, which would be cut")
         mode = "L" if image.mode in ("1", "L") else "RGB"  # a grey file is resized in one channel
         return np.asarray(image.convert(mode).resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
 
 
-def is_deep(path, image):
-    """Say whether a PIL image has more than 8 bits per channel, by the header of a PNG: Pillow cuts 16-bit colour."""
-    with open(path, "rb") as file:
-        header = file.read(25)
-    return image.mode.startswith(("I", "F")) or (header[1:4] == b"PNG" and header[24] > 8)
+def is_deep(image):
+    """Say whether a PIL image that was opened, but not yet decoded, has more than 8 bits per channel.
+
+    Pillow cuts 16-bit colour to 8 without a word; what is to be decoded (its tiles) still says 16.
+    """
+    return image.mode.startswith(("I", "F")) or ";16" in str(image.tile)
 
 
 def mask_pixels(image):

@@ -213,6 +213,16 @@ def test_tidy_leaves_nothing_of_the_machine(lesson):
     nbformat.validate(tidy)
 
 
+def test_a_widget_becomes_a_sentence(lesson):
+    done = nbformat.read(lesson, as_version=4)
+    view = {notebooks.WIDGET: {"model_id": "1"}, "text/plain": "VBox(children=())"}
+    done.cells[1].outputs = [nbformat.v4.new_output("display_data", view)]
+    page = notebooks.html_page(nbformat.from_dict(done), "widgets")
+    assert "buttons and sliders stand here" in page and "model_id" not in page and "VBox" not in page
+    (output,) = notebooks.tidy(done).cells[1].outputs
+    assert set(output.data) == {"text/plain"}
+
+
 def test_tidy_writes_the_public_address_into_badge_and_set_up_cell():
     badge = "https://colab.research.google.com/github/someone/fork/blob/main/notebooks/01_data_preparation.ipynb"
     setup = '%pip install -q "busi-notebooks @ git+https://github.com/someone/fork"'
