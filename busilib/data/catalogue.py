@@ -185,16 +185,12 @@ def _patients(root, table):
     listed = read_csv(place, (key, "patient"))
     names = table.image_id if key == "image_id" else [path.relative_to(root).as_posix() for path in table.path]
     listed["name"] = listed[key] if key == "image_id" else [Path(file).as_posix() for file in listed[key]]
-    if listed.groupby("name").patient.nunique().max() > 1:
-        raise DataError(f"{place} gives an image two patients: {', '.join(_twice(listed))}. Correct the table.")
+    counts = listed.groupby("name").patient.nunique()
+    if twice := counts.index[counts > 1][:3].tolist():
+        raise DataError(f"{place} gives an image two patients: {', '.join(twice)}. Correct the table.")
     patients = listed.drop_duplicates("name").set_index("name").patient.reindex(list(names)).fillna("")
     missing = [name for name in listed.name if name not in set(names)]
     return patients.to_numpy(), _sentence(missing, f"in {place.name} and not in the folder", "row")
-
-
-def _twice(listed):
-    counts = listed.groupby("name").patient.nunique()
-    return counts.index[counts > 1][:3]
 
 
 def _phantoms(root, table):
