@@ -60,13 +60,15 @@ PROFILES = _TABLE["profiles"]
 PROTOCOLS = ("paper", "clean")
 CHOICES = {"preprocessing": ("rescale", "own"), "unfreeze": ("none", "block", "last", "all")}
 CHOICES |= {"monitor": ("val_loss", "val_accuracy")}
-# Every parameter that a lesson has: the type of its values, or the values that there are.
-PARAMETERS = dict.fromkeys("DATASET WEIGHTS RUNS WEIGHTS_B LAYER BACKBONE EXTERNAL BASE".split(), str)
-PARAMETERS |= dict.fromkeys("SEED SEEDS FOLD FOLDS IMAGE_SIZE EPOCHS MISTAKES WORKERS SMALL LARGE GROUPS".split(), int)
-PARAMETERS |= dict.fromkeys("LEARNING_RATE DROPOUT ROTATION SHEAR ZOOM WATTS".split(), float)
+# The numbers among the lessons' parameters: from, to, and a third value that stands for a default.
+NUMBERS = {"SEED": (0, 10**9), "SEEDS": (1, 1000), "FOLD": (0, 4), "FOLDS": (1, 5), "MISTAKES": (0, 100)}
+NUMBERS |= {"IMAGE_SIZE": (32, 1024, 0), "SMALL": (32, 1024), "LARGE": (32, 1024), "GROUPS": (20, 10**6, 0)}
+NUMBERS |= {"EPOCHS": (1, 10_000, 0), "WORKERS": (1, 64), "LEARNING_RATE": (1e-9, 10.0), "DROPOUT": (0.0, 0.99)}
+NUMBERS |= {"ROTATION": (0.0, 360.0), "SHEAR": (0.0, 80.0), "ZOOM": (0.0, 0.99), "WATTS": (0.0, 1e6)}
+# Every parameter that a lesson has: a text, its range, or the values that there are.
+PARAMETERS = NUMBERS | dict.fromkeys("DATASET WEIGHTS RUNS WEIGHTS_B LAYER BACKBONE EXTERNAL BASE".split(), str)
 PARAMETERS |= {"PROTOCOL": PROTOCOLS, "PROFILE": tuple(PROFILES), "PREPROCESSING": ("auto", *CHOICES["preprocessing"])}
 PARAMETERS |= {"UNFREEZE": ("none", "block", "last"), "FILL_MODE": ("nearest", "reflect", "constant", "wrap")}
-_NUMBERS = {int: "a whole number, 0 or more", float: "a number, 0 or more"}
 
 
 def get(name, profile="quick", protocol="paper", **changes):
@@ -107,15 +109,21 @@ def check_parameters(values):
             if wanted is str:  # papermill's -p makes a number, True or None of a text that looks like one
                 words = f"a text (papermill keeps it as you typed it with -r {name} TEXT)"
             else:
-                words = _NUMBERS.get(wanted) or f"one of: {', '.join(wanted)}"
+                words = _range(*wanted) if name in NUMBERS else f"one of: {', '.join(wanted)}"
             raise LessonError(f"{name} is {values[name]!r}; it must be {words}")
 
 
 def _fits(value, wanted):
-    if wanted in _NUMBERS:
-        numbers = int if wanted is int else int | float
-        return isinstance(value, numbers) and not isinstance(value, bool) and value >= 0
-    return isinstance(value, str) and (wanted is str or value in wanted)
+    if wanted is str or isinstance(wanted[0], str):
+        return isinstance(value, str) and (wanted is str or value in wanted)
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(wanted[0], int) else int | float):
+        return False
+    return wanted[0] <= value <= wanted[1] or value in wanted[2:]
+
+
+def _range(low, high, *default):
+    what = "a whole number" if isinstance(low, int) else "a number"
+    return f"{what} from {low} to {high}" + "".join(f", or {value} for the usual one" for value in default)
 
 
 def profile_values(profile):

@@ -23,6 +23,8 @@ def load(paths, size):
     keeping its aspect ratio, as both papers did.
     Raises DataError with the name of a file that cannot be read.
     """
+    if size < 1:
+        raise ValueError(f"images of {size} pixels per side do not exist: IMAGE_SIZE, or size, must be 1 or more")
     paths = list(paths)
     array = np.empty((len(paths), size, size, 3), dtype=np.uint8)
 

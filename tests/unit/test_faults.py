@@ -1,4 +1,5 @@
-"""Faults on purpose: a full disk, long paths, two processes in one cache, files that change, a training that is killed.
+"""Faults on purpose: a full disk, long paths, two processes in one cache, files that change, a training that is killed,
+lessons with data and parameters that cannot be.
 
 `docs/reliability.md` has the figures of the slow ones.
 """
@@ -13,13 +14,17 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
+import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
 from busilib import recipes, runs
 from busilib.data import catalogue, phantom, splits
-from busilib.errors import DiskFullError
+from busilib.errors import DataError, DiskFullError, LessonError
 from busilib.learning import models, training
+from busitools import notebooks
 
 WEIGHTS = models.Weights("none", "Random features.")
 
@@ -158,3 +163,43 @@ def test_training_that_is_killed_leaves_no_run_that_counts_as_finished(tmp_path,
     print(left)
     record_property("left", left)
     assert left["half written"] and left["not written"]
+
+
+def first_cells(path, tmp_path, until, **values):
+    """Execute a lesson from its parameters to the first cell that has ``until`` in it, in this process."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    at = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    space = {"display": print}
+    exec("import numpy as np\nimport pandas as pd", space)  # what some set-up cells import
+    exec(cells[at].source, space)
+    space |= {"RUNS": str(tmp_path)} | values
+    for cell in cells[at + 1 :]:
+        exec(cell.source, space)
+        if until in cell.source:
+            return
+
+
+def sets_that_teach_nothing(top):
+    """Return folders: empty, empty classes, one image of each class, the same image over and over."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    for label, pixels in zip(recipes.CLASSES, noise, strict=True):
+        for name, images in (("empty", None), ("classes", 0), ("one", 1), ("same", 12)):
+            (top / name / ("" if images is None else label)).mkdir(parents=True, exist_ok=True)
+            for number in range(images or 0):
+                image = Image.fromarray(noise[0] if name == "same" else pixels)
+                image.save(top / name / label / f"{label} ({number + 1}).png")
+    return sorted(top.iterdir())
+
+
+@pytest.mark.parametrize("path", notebooks.lessons(), ids=lambda path: path.stem)
+def test_a_lesson_stops_with_a_reason_at_its_first_cells(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    for name in notebooks.parameters(path).keys() & recipes.NUMBERS.keys():
+        low, high, *default = recipes.NUMBERS[name]
+        for value in {low - 1, high + 1, float("nan"), "1", None} - {*default}:
+            with pytest.raises(LessonError, match=f"^{name} is .*; it must be a"):
+                first_cells(path, tmp_path, "check_parameters", **{name: value})
+    for folder in sets_that_teach_nothing(tmp_path / "sets"):
+        with pytest.raises(DataError, match="holds no|needs two classes of five groups"):
+            first_cells(path, tmp_path, "load(DATASET", DATASET=str(folder))
