@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints clean
+.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints release clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -60,6 +60,9 @@ style: $(VENV)/installed  ## check the code's style
 constraints: $(VENV)/installed  ## write what is installed now into tests/constraints.txt
 	(echo "# What CI installs; written by 'make constraints'. Users install the ranges of pyproject.toml."; \
 	  $(BIN)/python -m pip freeze --exclude-editable) > tests/constraints.txt
+
+release: $(VENV)/installed  ## check all that a release needs; a placeholder address is refused
+	$(BIN)/python .ci/release.py
 
 clean:  ## remove what make made here (the user's cache stays)
 	rm -rf $(VENV) runs build dist
