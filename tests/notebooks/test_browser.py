@@ -4,20 +4,17 @@ Marked ``browser``: needs Chromium on the PATH and the Python package playwright
 browser of its own then). Screenshots go to the folder that BUSI_SCREENSHOTS names, else to pytest's own.
 """
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from busitools import exercises, notebooks
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RUN_ALL = ("Run", "Run All Cells")
 MINUTES = 8
 
@@ -48,26 +45,6 @@ def lab(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the extra 'browser'")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH")
-    with playwright.sync_playwright() as tools:
-        started = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Where screenshots go."""
-    folder = Path(os.environ.get("BUSI_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def opened(browser, lab, name):
