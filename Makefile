@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # CI installs the pinned versions: make test PIP_FLAGS="-c tests/constraints.txt"
 PIP_FLAGS ?=
+WHEELS ?= --constraint tests/constraints.txt
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
@@ -30,9 +31,9 @@ test-all: $(VENV)/installed  ## the slow tests as well
 test-gpu: $(VENV)/installed  ## the lessons at full profile on a GPU, with Keras on JAX (see benchmarks/README.md)
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python -m pytest -m gpu tests/gpu
 
-test-browser: $(VENV)/installed  ## JupyterLab in a headless Chromium (which must be on the PATH)
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable ".[lab,test,browser]"
-	$(BIN)/python -m pytest -m browser tests/notebooks/test_browser.py
+test-browser: $(VENV)/installed  ## JupyterLab and the demo's page in a headless Chromium (which must be on the PATH)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable ".[lab,test,demo,browser]"
+	$(BIN)/python -m pytest -m browser tests/notebooks
 
 site: $(VENV)/installed  ## build the website into build/site; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[site]"
@@ -41,6 +42,12 @@ site: $(VENV)/installed  ## build the website into build/site; a warning is an e
 demo: $(VENV)/installed  ## serve lesson 13's page, on which visitors try a scan
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable ".[demo]"
 	$(BIN)/busi demo
+
+# Everything that a student's machine needs, for this kind of machine and this Python, to be carried on a stick.
+wheelhouse: $(VENV)/installed  ## gather all wheels in build/wheelhouse, to install without network
+	rm -rf build/wheelhouse
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check $(WHEELS) --wheel-dir build/wheelhouse ".[lab]"
+	@echo "$$(ls build/wheelhouse | wc -l) wheels, $$(du -sh build/wheelhouse | cut -f1): see 'Without network' in docs/teaching.md"
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons
 	$(BIN)/jupyter lab notebooks
