@@ -22,7 +22,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KINDS = ["index.html", "notebooks/05_confusion_matrices.html", "notebooks/exercises/05_confusion_matrices.html"]
-KINDS += ["notebooks/13_try_a_scan.html", "docs/teaching.html", "docs/glossary.html", "docs/results.html", "reference/busilib.metrics.html"]
+KINDS += [
+    "notebooks/13_try_a_scan.html",
+    "docs/teaching.html",
+    "docs/glossary.html",
+    "docs/results.html",
+    "reference/busilib.metrics.html",
+]
 pytestmark = pytest.mark.slow
 
 
