@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from busilib.cache import write_folder
-from busilib.data import catalogue
+from busilib.data import catalogue, images
 from busilib.data.files import LABELS, SETS, first_ten, is_text, read_csv
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
@@ -22,7 +22,7 @@ from busilib.recipes import CLASSES
 _FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _FOLDER = re.compile(r"masks?|segmentations?|gt|ground[_ ]?truth|annotations?|labels")
 _NAME = re.compile(
-    r"[\W_]+(mask|seg|segmentation|gt|annotation|roi|tumou?r|lesion)([\W_]+\d{1,2})?$|^(mask|seg|gt)[\W_]+",
+    r"[\s._-]+(mask|seg|segmentation|gt|annotation|roi|tumou?r|lesion)([\W_]+\d{1,2})?$|^(mask|seg|gt)[\W_]+",
     re.IGNORECASE,
 )
 _CHANNELS = {"malignant": 0, "benign": 1}  # BUS-UCLM draws malignant lesions in red, benign ones in green
@@ -138,12 +138,15 @@ def _colour(masks):
 
 
 def _copy(path, target, channel=None):
-    """Copy an image, or save it as PNG; of a mask in colours only the ``channel``."""
+    """Copy an image as PNG, without what a clinic wrote into it; of a mask in colours only the ``channel``."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(path) as header:
+        deep = images.is_deep(header)
     with _opened(path) as image:
         if channel is not None:
             image.convert("RGB").getchannel(channel).save(target)
-        elif image.format == "PNG":
+        elif image.format == "PNG" and (deep or not (image.text or image.getexif())):
             shutil.copyfile(path, target)
         else:
+            image.info = {key: value for key, value in image.info.items() if key == "transparency"}
             image.save(target)

@@ -180,7 +180,58 @@ def script_in_output(notebook):
     add(notebook, "from IPython.display import HTML\nHTML('<script>alert(1)</script>')")
 
 
-HONEST = (right, wrong_on_hidden, unanswered)
+def fork_bomb(notebook):
+    add(notebook, "import os\nwhile True:\n    os.fork()")
+
+
+def kills_all(notebook):
+    add(notebook, "import os, signal\nos.kill(-1, signal.SIGKILL)")
+
+
+def crashes(notebook):
+    add(notebook, "import ctypes\nctypes.string_at(0)")
+
+
+def stops_itself(notebook):
+    add(notebook, "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)")
+
+
+def closes_its_sockets(notebook):
+    add(notebook, "import os\nos.closerange(3, 999)")
+
+
+def asks(notebook):
+    add(notebook, "input('Your password? ')")
+
+
+def reads_others(notebook):
+    """Looks for what others have handed in; SECRET stands in the answers of `keeps_a_secret`."""
+    code = "import glob\nplaces = ('/**/*05_confusion*', '/tmp/**', '/home/**', '/root/**')\n"
+    code += "for path in [path for place in places for path in glob.glob(place, recursive=True)]:\n"
+    add(notebook, code + "    try:\n        print('READ' + open(path).read())\n    except OSError:\n        pass")
+
+
+def keeps_a_secret(notebook):
+    add(notebook, "# my " + "SECRET")
+
+
+def deep(notebook):
+    """JSON that nests deeper than Python counts."""
+    return "[" * 200_000
+
+
+HONEST = (right, wrong_on_hidden, unanswered, keeps_a_secret)
 BROKEN = (empty, renamed_kernel, deleted_answer, eased_test, lost_metadata)
 HOSTILE = (endless, endless_answer, many_processes, flood, one_huge_output, much_memory, much_disk)
-HOSTILE += (ends_the_kernel, writes_outside, calls_out, spy, skips_tests, script_in_output)
+HOSTILE += (
+    ends_the_kernel,
+    writes_outside,
+    calls_out,
+    spy,
+    skips_tests,
+    script_in_output,
+    fork_bomb,
+    kills_all,
+    crashes,
+)
+HOSTILE += (stops_itself, closes_its_sockets, asks, reads_others, deep)

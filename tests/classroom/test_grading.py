@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -36,7 +37,7 @@ CLASS = {
     made.eased_test: (9, "05-missed-check is locked and was changed: put back"),
     made.renamed_kernel: (10, ""),
     made.empty: (0, "the file is no notebook"),
-    made.spy: (9, ""),
+    made.spy: (9, "read it: its code has IPython, get_ipython, open"),
     made.skips_tests: (9, ""),
 }
 
@@ -121,6 +122,24 @@ def test_more_hostile_ones_cost_only_their_own_cell(tmp_path):
 
 
 @needs_sandbox
+@pytest.mark.slow  # about ten minutes: each endless cell waits for its limit
+def test_a_class_with_twenty_one_hostile_submissions_costs_nobody_else_a_point(tmp_path, record_property):
+    named = {made.skips_tests: "", made.deep: "no notebook", made.endless_answer: "05-missed-check was stopped"}
+    points = dict.fromkeys((made.endless_answer, made.spy, made.skips_tests), 9) | {made.deep: 0}
+    for change in (made.right, *made.HOSTILE, made.keeps_a_secret):
+        made.hand_in(tmp_path / "in", change.__name__, change)
+    grades = {one.student: one for one in grading.grade(tmp_path / "in", tmp_path / "book.csv", limits=SMALL)}
+    assert len(made.HOSTILE) == 21 and len(grades) == 23
+    for change in (made.right, made.keeps_a_secret):
+        assert (grades[change.__name__].points, grades[change.__name__].remarks) == (10, [])
+    for change in made.HOSTILE:
+        one = grades[change.__name__]
+        assert one.points == points.get(change, 10), (one.student, one.points, one.remarks)
+        assert named.get(change, "read it" if "stopped" not in str(one.remarks) else "stopped") in str(one.remarks), one
+        assert "SECRET" not in grading.page(one) and not Path("/tmp/mark").exists()
+
+
+@needs_sandbox
 @pytest.mark.slow
 def test_every_lesson_can_be_solved_within_the_limits(tmp_path):
     """The references, in the sandbox, with the limits that a class has: full points, and nothing to remark."""
@@ -179,6 +198,7 @@ def hand_in_oddly(top):
     return top
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that differ in case only, or hold any bytes")
 def test_everybody_who_handed_in_has_a_row_and_pages_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "_autograde", lambda one, *_: setattr(one, "notebook", None))
     grades = grading.grade(hand_in_oddly(tmp_path / "in"), tmp_path / "book.csv", trusted=True)

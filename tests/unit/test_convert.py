@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from busilib.data import audit, catalogue, images
 from busilib.errors import DataError
@@ -53,8 +53,8 @@ def two_folders(root):
 def sets(root):
     for number, part in enumerate(("train", "val", "test")):
         scan(root / part / "Benign" / "1.png", number)
-        scan(root / part / "Malignant" / f"{number}.png", 10 + number)
-        mask(root / part / "Malignant" / f"{number}_mask.png")
+        scan(root / part / "Malignant" / f"malignant ({number}).png", 10 + number)  # BUSI, sorted into sets
+        mask(root / part / "Malignant" / f"malignant ({number})_mask.png")
     return {"benign": 3, "malignant": 3}, 3, [""] * 6
 
 
@@ -118,3 +118,23 @@ def test_a_mask_of_another_size_leaves_its_image_out_and_says_so(tmp_path):
     counts, warnings = convert(tmp_path / "source", tmp_path / "copy")
     assert counts.images["total"] == 2
     assert warnings[-1] == "Left out, for their masks have other sizes: images/BO_000.png."
+
+
+def test_what_a_clinic_wrote_into_an_image_is_not_stored(tmp_path):
+    about = Image.Exif()
+    about[0x010E] = "Jane Doe, born 1970"
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("Patient", "Jane Doe")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24), np.uint8)
+    for label in ("benign", "malignant"):
+        (tmp_path / "in" / "images" / label).mkdir(parents=True)
+        for name, options in {"a.png": {"pnginfo": text}, "b.png": {"exif": about}, "c.jpg": {"exif": about}}.items():
+            Image.fromarray(pixels).save(tmp_path / "in" / "images" / label / name, **options)
+        scan(tmp_path / "in" / "images" / label / "d.png", 4)
+    convert(tmp_path / "in", tmp_path / "out")
+    files = sorted((tmp_path / "out").rglob("*.png"))
+    assert len(files) == 8 and not [file for file in files if b"Jane" in file.read_bytes()]
+    for file in files:
+        with Image.open(file) as image:
+            assert not image.text and not image.getexif(), file
+            assert file.stem in "cd" or (np.asarray(image) == pixels).all()

@@ -4,9 +4,11 @@ lessons with data and parameters that cannot be.
 `docs/reliability.md` has the figures of the slow ones.
 """
 
+import gc
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,14 +19,15 @@ from pathlib import Path
 import matplotlib
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from busilib import recipes, runs
+from busilib import data, recipes, runs
 from busilib.data import catalogue, phantom, splits
 from busilib.errors import DataError, DiskFullError, LessonError
 from busilib.learning import models, training
-from busitools import notebooks
+from busitools import convert, notebooks, repeat
 
 WEIGHTS = models.Weights("none", "Random features.")
 
@@ -33,6 +36,8 @@ WEIGHTS = models.Weights("none", "Random features.")
 def small_disk(place, size):
     """A file system of its own, of that size, mounted at a new folder; skip where this user may not mount one."""
     place.mkdir()
+    if sys.platform != "linux":
+        pytest.skip("needs a file system of its own")
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True)
     if done.returncode:
         pytest.skip("this user may not mount a file system")
@@ -100,6 +105,7 @@ def test_features_that_were_changed_or_are_of_an_older_version_are_computed_anew
     assert [file.stat().st_size for file in files] == [len(older)] * 4 == [len(shape)] * 4, "it is stored anew"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows must be set up for long paths first")
 def test_paths_of_more_than_260_characters(tmp_path, phantom_dir, tiny):
     place = tmp_path.joinpath(*["long" * 25] * 4)
     folder = shutil.copytree(phantom_dir, place / "phantoms")
@@ -163,6 +169,72 @@ def test_training_that_is_killed_leaves_no_run_that_counts_as_finished(tmp_path,
     print(left)
     record_property("left", left)
     assert left["half written"] and left["not written"]
+
+
+def test_the_same_command_twice_gives_the_same_bits(tmp_path, phantom_dir, tiny):
+    """Two processes, each with a cache of its own; and once more from run.json alone."""
+    for name in ("one", "two"):
+        environment = os.environ | {"BUSILIB_CACHE": str(tmp_path / f"cache-{name}")}
+        process = python(TRAIN, phantom_dir, tmp_path / name, cwd=Path(__file__).parents[2], env=environment)
+        assert process.wait(300) == 0, process.stderr.read()
+    one, two = (runs.open_run(next((tmp_path / name).glob("A*"))) for name in ("one", "two"))
+    assert one.name == two.name
+    for file in ("predictions.csv", "history.csv"):
+        assert (one.folder / file).read_bytes() == (two.folder / file).read_bytes()
+    ours = {key: value for key, value in one.info.items() if key not in ("seconds", "peak_memory_mb", "date")}
+    assert ours == {key: two.info[key] for key in ours}
+    shutil.copy(one.folder / "run.json", tmp_path)
+    again, sentence = repeat.repeat(tmp_path / "run.json", folder=tmp_path / "again")
+    assert again.predictions.equals(one.predictions) and "are the same as then" in sentence
+
+
+def test_nothing_calls_out(tmp_path, monkeypatch, tiny):
+    """Making data, reading, splitting, training, collecting and converting open no connection. Lessons: conftest.py."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a connection was opened")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    scans = data.load(phantom.cached(90, seed=2))
+    run = train_tiny(scans.table.path[0].parents[1], tmp_path / "runs")
+    assert len(runs.collect(tmp_path / "runs")) == 1 and run.model() and run.card
+    assert models.find_weights("auto", tiny, "phantom").kind == "none"
+    convert.convert(scans.table.path[0].parents[1], tmp_path / "copy")
+    with pytest.raises(DataError, match="BUSI is not here"):
+        data.load("busi")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_in_long_use(tmp_path, phantom_dir, record_property):
+    """Ten times lesson 03's path in one process, then fifty executions of a notebook by one worker."""
+    scans, process = catalogue.read(phantom_dir), psutil.Process()
+    path, used, executed = tmp_path / "small.ipynb", [], []
+    for seed in range(10):
+        run, weights = None, models.find_weights("phantom", "ResNet50")
+        for name in ("A-frozen", "A-tuned"):
+            recipe, split = splits.plan(name, scans, seed=seed, image_size=32, epochs=2)
+            run = runs.find_or_train(
+                recipe, scans, split, weights=None if run else weights, seed=seed, start=run, runs=tmp_path
+            )
+        gc.collect()
+        used.append(process.memory_info().rss / 1e6)
+    cells = [
+        nbformat.v4.new_code_cell("SEED = 0", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("SEED"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    for number in range(50):
+        assert notebooks.execute(path, tmp_path / "out.ipynb", {"SEED": number}).error is None
+        executed.append((process.memory_info().rss / 1e6, process.num_fds(), len(process.children())))
+    record_property("trainings MB", [round(mb) for mb in used])
+    record_property("executions (MB, open files, children)", [executed[4], executed[-1]])
+    print(used, executed[::7])
+    assert used[-1] - used[2] < 100 and executed[-1][0] - executed[4][0] < 50
+    assert executed[-1][1] <= executed[4][1] + 3 and executed[-1][2] <= executed[4][2]
 
 
 def first_cells(path, tmp_path, until, **values):

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import struct
@@ -32,6 +31,8 @@ from busilib.errors import BusiError
 from busilib.recipes import CLASSES
 from busitools import convert
 
+resource = pytest.importorskip("resource")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, links and names of any bytes")
 GENERATOR = "busi-fuzz 1"
 SECONDS, MEGABYTES = 60, 1000  # after which an input counts as hanging; what the process may grow by
 READ = catalogue.read
