@@ -67,9 +67,13 @@ style: $(VENV)/installed  ## check the code's style
 constraints: $(VENV)/installed  ## write what is installed now into tests/constraints.txt
 	(echo "# What CI installs; written by 'make constraints'. Users install the ranges of pyproject.toml."; \
 	  $(BIN)/python -m pip freeze --exclude-editable) > tests/constraints.txt
+	$(BIN)/python docs/licences.py
 
 release: $(VENV)/installed  ## check all that a release needs; a placeholder address is refused
 	$(BIN)/python .ci/release.py
+
+licences: $(VENV)/installed  ## write docs/licences.md: what the pinned packages say of their licences
+	$(BIN)/python docs/licences.py
 
 clean:  ## remove what make made here (the user's cache stays)
 	rm -rf $(VENV) runs build dist

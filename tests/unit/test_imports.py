@@ -107,3 +107,11 @@ def test_no_framework_is_loaded(code):
     code += f"; import sys; found = [n for n in {heavy} if n in sys.modules]; sys.exit(str(found) if found else 0)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_pinned_package_is_on_the_page_of_licences():
+    root = Path(__file__).parents[2]
+    pinned = (root / "tests" / "constraints.txt").read_text(encoding="utf-8").split("\n")
+    page = (root / "docs" / "licences.md").read_text(encoding="utf-8")
+    missing = [line for line in pinned if "==" in line and line.replace("==", " ") not in page]
+    assert not missing, "write docs/licences.md anew: make licences"
