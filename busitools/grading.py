@@ -160,7 +160,8 @@ def read(path):
     if path.is_symlink() or path.stat().st_size > LARGEST:
         raise ClassroomError(f"the file is a link, or has more than {LARGEST // 10**6} MB: clear its outputs")
     try:
-        text = json.dumps(json.loads(path.read_bytes()))  # it knows UTF-8 and UTF-16, with a mark at the start or not
+        data = json.loads(path.read_bytes())  # knows UTF-8 and UTF-16, with a mark at the start or not
+        text = json.dumps(data, ensure_ascii=False).encode(errors="replace").decode()  # half characters become "?"
         notebook = nbformat.reads(text, as_version=4)
         _, notebook = nbformat.validator.normalize(notebook)  # cell ids: missing in old files, twice in merged ones
         nbformat.validate(notebook)
@@ -394,7 +395,7 @@ def _write(grades, out, boxed):
             folders[one.student] = _free(pages, one.student)
             folders[one.student].mkdir()
         file = _free(folders[one.student], NOTEBOOK.split(one.file)[0], ".html")
-        file.write_text(page(one), encoding="utf-8")
+        file.write_text(page(one), encoding="utf-8", errors="replace")
 
 
 def _pages(out):

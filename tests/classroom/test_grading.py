@@ -218,6 +218,14 @@ def test_everybody_who_handed_in_has_a_row_and_pages_of_their_own(tmp_path, monk
         )
 
 
+def test_half_a_character_can_be_graded_and_written(tmp_path):
+    path = made.hand_in(
+        tmp_path, "ada", lambda notebook: json.dumps(notebook).replace('"source": "', '"source": "\\ud83d ', 1)
+    )
+    notebook = grading.read(path)
+    assert notebook.cells[0].source.startswith("? ") and nbformat.writes(notebook).encode("utf-8")
+
+
 def test_pages_of_earlier_marks_stay(tmp_path):
     (tmp_path / "book_feedback").mkdir()
     made.hand_in(tmp_path / "in", "ada", made.right)
