@@ -51,7 +51,9 @@ def plain(app, what, name, thing, options, lines):
     text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines))
     pieces = re.split(r"(``.*?``)", text, flags=re.S)
     pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
-    lines[:] = re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", "".join(pieces)).split("\n")
+    for place in range(1, len(pieces), 2):  # a letter behind a literal would keep it open
+        pieces[place] += r"\ " * bool(re.match(r"\w", pieces[place + 1]))
+    lines[:] = "".join(pieces).split("\n")
 
 
 def skip(app, what, name, thing, skipped, options):

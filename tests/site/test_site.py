@@ -119,6 +119,11 @@ def test_answers_stay_folded_and_long_descriptions_whole(site, pages):
     assert stored and stored <= set(pages[site / "notebooks" / "05_confusion_matrices.html"].alts)
 
 
+def test_docstrings_keep_their_literals(site):
+    for path in (site / "reference").glob("*.html"):
+        assert not re.search(r'<span class="pre">\\', path.read_text(encoding="utf-8")), path
+
+
 def test_the_index_of_the_search_knows_grad_cam(site):
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert '"grad"' in index or "grad:" in index
