@@ -303,12 +303,18 @@ def address():
     return links["Repository"]
 
 
+# Said beside a badge that leads nowhere yet.
+WAITING = " *(works once this project has a public address)*"
+
+
 def relink(notebook, url=None):
-    """Give a notebook's badge and set-up cell the public address, or another ``url``."""
+    """Give a notebook's badge and set-up cell the public address, or another ``url``; say so while it is none."""
     linked = re.compile(r"(colab\.research\.google\.com/github|git\+https://github\.com)/[\w.-]+/[\w.-]+")
     home = (url or address()).removeprefix("https://github.com/")
+    waiting = WAITING if home.startswith("OWNER/") else ""
     for cell in notebook.cells:
-        cell.source = linked.sub(rf"\1/{home}", cell.source)
+        source = linked.sub(rf"\1/{home}", cell.source.replace(WAITING, ""))
+        cell.source = re.sub(r"\[!\[Open in Colab\]\S*\]\(\S*\)", rf"\g<0>{waiting}", source)
     return notebook
 
 

@@ -82,9 +82,12 @@ def test_the_address_is_written_into_project_badges_and_set_up_cells(tmp_path):
     assert 'Repository = "https://github.com/somebody/scans"' in (tmp_path / "pyproject.toml").read_text()
     for path in changed:
         cells = nbformat.read(path, as_version=4).cells
-        assert "github/somebody/scans/blob" in cells[0].source
+        assert "github/somebody/scans/blob" in cells[0].source and notebooks.WAITING not in cells[0].source
         assert "git+https://github.com/somebody/scans" in cells[1].source
     assert doctor.address("https://github.com/somebody/scans/", tmp_path) == [], "a second time changes nothing"
+    doctor.address("https://github.com/OWNER/scans", tmp_path)
+    sources = [nbformat.read(path, as_version=4).cells[0].source for path in changed]
+    assert all(source.count(notebooks.WAITING) == 1 for source in sources), "a badge that leads nowhere says so"
 
 
 @pytest.mark.parametrize(
