@@ -61,11 +61,11 @@ def test_parameters_are_read(lesson, tmp_path):
         ({"SEEDS": 1}, "01_one has no parameter SEEDS. It has: DATASET, SEED, RATE"),
         ({"seed": 1}, "has no parameter seed. It has: DATASET"),
         ({"XYZXYZ": 1}, "has no parameter XYZXYZ. It has: DATASET"),
-        ({"SEED": "one"}, "SEED is 'one'; it must be a whole number, 0 or more"),
+        ({"SEED": "one"}, "SEED is 'one'; it must be a whole number from 0 to"),
         ({"SEED": 1.0}, "SEED is 1.0; it must be a whole number"),
         ({"SEED": True}, "SEED is True; it must be a whole number"),
         ({"DATASET": 7}, "DATASET is 7; it must be a text"),
-        ({"SEED": -1}, "SEED is -1; it must be a whole number, 0 or more"),
+        ({"SEED": -1}, "SEED is -1; it must be a whole number from 0 to"),
     ],
 )
 def test_wrong_parameters_are_refused_before_the_start(given, message, lesson, no_kernel, tmp_path):
