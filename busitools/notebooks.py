@@ -31,6 +31,7 @@ from busilib import recipes
 from busilib.cache import bar
 from busilib.errors import LessonError
 
+BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")  # a picture that would be loaded from elsewhere
 WIDGET = "application/vnd.jupyter.widget-view+json"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in our own words
 
@@ -258,10 +259,12 @@ def html_page(notebook, name, sanitize=False):
     shown = {"NbConvertBase": {"display_data_priority": ["image/png", "text/plain"]}} if sanitize else {}
     template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
     exporter = HTMLExporter(Config(shown), template_name="lab", raw_template=template, sanitize_html=sanitize)
-    exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(_Renderer(escape=False)).render(text))
+    render = MarkdownWithMath(_Renderer(escape=False)).render
+    exporter.register_filter("markdown2html", lambda text: render(BADGE.sub(r"[Open in Colab](\1)", text)))
     clean = partial(bleach.clean, tags=set(_TAGS.split()), attributes=_ATTRIBUTES, strip=True)
     exporter.register_filter("clean_html", clean)
-    return exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": name}})[0]
+    text = exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": name}})[0]
+    return text.replace("<th></th>", "<td></td>")  # a heading without words is read aloud
 
 
 def without_widgets(notebook):

@@ -25,7 +25,6 @@ PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "
 PAGES += ["busilib/weights/README.md", "busilib/results/README.md", "notebooks/*.ipynb", "notebooks/exercises/*.ipynb"]
 EXERCISES = "notebooks/exercises/index.md"
 MOVED = {"README.md": "index.md", "notebooks/exercises": EXERCISES}
-BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
 NO_MODULES = {"__init__"}  # pages of their own are made for the others
 
@@ -106,7 +105,7 @@ def shown(notebook, page, known):
     """Return a notebook as the site shows it: pictures keep their description, the badge loads nothing."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            text = BADGE.sub(r"[Open in Colab](\1)", cell.source)
+            text = notebooks.BADGE.sub(r"[Open in Colab](\1)", cell.source)
             cell.source = linked(text, page, known)
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):

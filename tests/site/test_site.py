@@ -19,6 +19,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from busitools import notebooks
+
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KINDS = ["index.html", "notebooks/05_confusion_matrices.html", "notebooks/exercises/05_confusion_matrices.html"]
@@ -172,5 +174,29 @@ def test_pages_in_a_browser(address, width, scheme, tmp_path):
                 wrong += [f"{kind}: {violation[:300]}" for violation in found]
         page.goto(f"{address}search.html?q=Grad-CAM")
         page.locator("ul.search li").first.wait_for()
+        browser.close()
+    assert wrong == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pages_of_busi_run_in_a_browser(scheme, tmp_path):
+    """An executed lesson asks for nothing from elsewhere and fits a phone; axe-core where it is at hand."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium on the PATH")
+    target = shutil.copy(ROOT / "notebooks" / "13_try_a_scan.ipynb", tmp_path / "13_try_a_scan.ipynb")
+    address, wrong = notebooks.page(target).as_uri(), []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 900}, color_scheme=scheme)
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or wrong.append(r.url))
+        page.goto(address)
+        page.screenshot(path=Path(os.environ.get("BUSI_SCREENSHOTS", tmp_path)) / f"busi-run-390-{scheme}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        if os.environ.get("BUSI_AXE"):
+            page.add_script_tag(path=os.environ["BUSI_AXE"])
+            wrong += page.evaluate("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html))")
         browser.close()
     assert wrong == []
