@@ -1,74 +1,87 @@
 """Train on one hospital and test on another: the table of real scans in lesson 12.
 
-    python benchmarks/hospitals.py BUSI_FOLDER OTHER_FOLDER WEIGHTS.h5 FEATURES_FOLDER
+    python benchmarks/hospitals.py BUSI_FOLDER OTHER_FOLDER WEIGHTS.h5
 
-MobileNetV2, frozen, 224 px, averages of two depths, two views (as it is, mirrored) in training and in testing, logistic
-regression. OTHER_FOLDER holds patients.csv. Features are kept in FEATURES_FOLDER, and computed when they are not there.
+MobileNetV2, frozen, 224 px, averages of two depths, six views in training and in testing, logistic regression.
+OTHER_FOLDER holds patients.csv. Features are kept in the user's cache; half an hour on one core from nothing.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import store
+from features import averages
+from scipy import ndimage
+from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from busilib import metrics
 from busilib.data import catalogue, images, splits
-from busilib.learning import models, training
+from busilib.learning import models
 from busilib.recipes import CLASSES
 
-SIZE, CUT, FOLDS, SEED = 224, 0.12, 5, 0
-MEASURES = ("accuracy", "balanced accuracy", "sensitivity", "AUC", "AUC against benign", "calibration error")
+NAMES, SIZE, VIEWS, CUT, SEED = ("BUSI", "BUS-UCLM"), 224, 6, 0.12, 0
+PATIENTS, LABELLED, WEIGHT, DRAWS = 5, 7, 10, 20  # patients, labelled scans per class, weight of a new scan, draws
+MEASURES = ["accuracy", "balanced accuracy", "sensitivity", "AUC", "AUC against benign", "calibration error"]
+MEASURES += ["sensitivity at the threshold", "specificity at the threshold"]
+CHANGES = {"matched": "grey levels matched", "crop": "edges cut off", "painted": "marks painted out"}
+FOLDS = StratifiedGroupKFold(5, shuffle=True, random_state=SEED)
 
 
-def scores(truth, p):
-    """Return MEASURES; NaN where a class is missing. AUC: malignant against the rest, and against benign alone."""
+def scores(truth, p, above):
+    """Return MEASURES; NaN where a class is missing. ``above``: which scans lie above a threshold for malignancy."""
     if len(set(truth)) < len(CLASSES):
-        return [np.nan] * len(MEASURES)
-    recall = [np.mean(p[truth == k].argmax(axis=1) == k) for k in range(3)]
-    lesion = truth < 2
+        return np.full(len(MEASURES), np.nan)
+    called, malignant, lesion = p.argmax(axis=1), truth == 1, truth < 2
+    recall = [np.mean(called[truth == k] == k) for k in range(3)]
     only = roc_auc_score(truth[lesion], p[lesion, 1] / p[lesion, :2].sum(axis=1))
-    rest = roc_auc_score(truth == 1, p[:, 1])
-    return [
-        np.mean(p.argmax(axis=1) == truth),
-        np.mean(recall),
-        recall[1],
-        rest,
-        only,
-        metrics.calibration_error(truth, p),
-    ]
+    order = [roc_auc_score(malignant, p[:, 1]), only, metrics.calibration_error(truth, p)]
+    point = [above[malignant].mean(), 1 - above[~malignant].mean()]
+    return np.array([np.mean(called == truth), np.mean(recall), recall[1], *order, *point])
 
 
-def network(weights):
-    """Return the frozen base from uint8 pixels to the averages of two depths (N, 1856)."""
-    import keras
+def gain(truth, p, above, other, other_above):
+    return scores(truth, p, above) - scores(truth, other, other_above)
 
-    base = models.backbone("MobileNetV2", SIZE, weights)
-    before = models.preprocessing("MobileNetV2", SIZE, "own", weights)
-    ends = (base.get_layer("block_13_expand_relu").output, base.output)
-    averages = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(end) for end in ends])
-    return keras.Model(before.input, keras.Model(base.input, averages)(before.output))
+
+def compared(groups, truth, answer, other=None):
+    """Return (measures, 6): score, low, high, then the paired gain over ``other`` and its ends; intervals over groups.
+
+    ``answer``, ``other``: (probabilities, above the threshold).
+    """
+    pair = (*answer, *(other or answer))
+    rows = [scores(truth, *answer), *metrics.grouped_bootstrap(scores, groups, truth, *answer, draws=200)]
+    rows += [gain(truth, *pair), *metrics.grouped_bootstrap(gain, groups, truth, *pair, draws=200)]
+    return np.stack(rows, axis=1) if other else np.stack(rows[:3] + 3 * [np.full(len(MEASURES), np.nan)], axis=1)
 
 
 def pixels_of(hospitals, k, change):
-    """Return the scans of hospital k: "asis", "matched" (in grey levels to the other's), or "crop" (edges cut off)."""
-    edge = round(CUT * SIZE / (1 - 2 * CUT)) if change == "crop" else 0
-    pixels, other = (images.load(hospitals[i].table.path, SIZE + 2 * edge) for i in (k, 1 - k))
-    if change == "matched":
+    """Return the scans of hospital k, uint8: as they are (""), or with one of CHANGES. No change needs a label."""
+    edge, times = round(CUT * SIZE / (1 - 2 * CUT)) if change == "crop" else 0, 3 if change == "painted" else 1
+    pixels = images.load(hospitals[k].table["path"], times * SIZE + 2 * edge)
+    if change == "matched":  # each grey level becomes the other hospital's level of the same rank
+        other = images.load(hospitals[1 - k].table["path"], SIZE)[..., 0]
         ranks = np.cumsum(np.bincount(pixels[..., 0].ravel(), minlength=256)) / pixels[..., 0].size
-        pixels = np.quantile(other[..., 0], ranks).astype("uint8")[pixels]
+        pixels = np.quantile(other, ranks).round().astype("uint8")[pixels]
+    if change == "painted":  # a grey opening takes away what is bright and narrower than five of these pixels
+        grey = pixels[..., 0]
+        opened = np.stack([ndimage.grey_opening(scan, size=5) for scan in grey])
+        grey = np.where(grey.astype("int16") - opened > 50, opened, grey)
+        grey = grey.reshape(len(grey), SIZE, 3, SIZE, 3).mean(axis=(2, 4)).round().astype("uint8")
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
     return np.ascontiguousarray(pixels[:, edge : edge + SIZE, edge : edge + SIZE])
 
 
-def fitted(views, y, rows):
+def fitted(views, y, weight=None):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    return model.fit(np.concatenate([view[rows] for view in views]), np.tile(y[rows], len(views)))
+    weight = None if weight is None else np.tile(weight, len(views))
+    return model.fit(np.concatenate(views), np.tile(y, len(views)), logisticregression__sample_weight=weight)
 
 
 def predicted(model, views):
@@ -78,45 +91,133 @@ def predicted(model, views):
 def crossed(views, y, groups, folds):
     """Return the probabilities of scans that the model of their fold has not seen."""
     p = np.zeros((len(y), len(CLASSES)))
-    for train, test in folds(FOLDS, shuffle=True, random_state=SEED).split(y, y, groups):
-        p[test] = predicted(fitted(views, y, train), views[:, test])
+    for train, test in folds.split(y, y, groups):
+        p[test] = predicted(fitted(views[:, train], y[train]), views[:, test])
     return p
 
 
-def main(busi, other, file, folder):
-    weights, folder = models.find_weights(file, "MobileNetV2", "folder", "full"), Path(folder)
-    hospitals = splits.without_objections(catalogue.read(busi)), catalogue.read(other)
-    y, groups = ([scans.table[c].to_numpy() for scans in hospitals] for c in ("label", "group"))
-    y = [np.array([CLASSES.index(label) for label in labels]) for labels in y]
+def shares(y):
+    return np.bincount(y, minlength=len(CLASSES)) / len(y)
 
-    def views(k, change="asis"):
-        kept = folder / f"{k}-{change}.npy"
-        if not kept.exists():
-            pixels, base = pixels_of(hospitals, k, change), network(weights)
-            np.save(kept, np.stack([training.predict(base, view) for view in (pixels, pixels[:, :, ::-1])]))
-        return np.load(kept).astype("float32")
 
-    names, tests = ("BUSI", "BUS-UCLM"), {}
-    tests["BUSI → BUSI"] = 0, crossed(views(0), y[0], groups[0], StratifiedGroupKFold)
-    for k in (0, 1):
-        way, model = f"{names[k]} → {names[1 - k]}", fitted(views(k), y[k], slice(None))
-        tests[way] = 1 - k, predicted(model, views(1 - k))
-        for change, words in (("matched", "grey levels matched"), ("crop", "edges cut off")):
-            tests[f"{way}, {words}"] = 1 - k, predicted(model, views(1 - k, change))
-        there, here = (np.bincount(y[i]) / len(y[i]) for i in (1 - k, k))
-        weighted = tests[way][1] * there / here
-        tests[f"{way}, class shares known"] = 1 - k, weighted / weighted.sum(axis=1, keepdims=True)
-        if k == 0:
-            tests["BUS-UCLM, folds by patient"] = 1, crossed(views(1), y[1], groups[1], StratifiedGroupKFold)
-            tests["BUS-UCLM, folds by image"] = 1, crossed(views(1), y[1], groups[1], StratifiedKFold)
-    rows = []
-    for setting, (k, p) in tests.items():
-        low, high = metrics.grouped_bootstrap(scores, groups[k], y[k], p)
-        rows += [[setting, *row] for row in zip(MEASURES, scores(y[k], p), low, high, strict=True)]
-    table = pd.DataFrame(rows, columns=["setting", "measure", "score", "low", "high"]).round(4)
-    print(table.pivot(index="setting", columns="measure", values="score").loc[list(tests), list(MEASURES)].round(3))
-    about = {"datasets": [scans.identity() for scans in hospitals], "weights": weights.sha256, "seed": SEED}
-    store.write_table("hospitals", table, about | {"patients": int(hospitals[1].table.patient.nunique())})
+def journeys(views, y, groups):
+    """Yield (part, setting, hospital tested, probabilities, the setting it is paired with or None)."""
+    yield "journey", "BUSI → BUSI", 0, crossed(views(0), y[0], groups[0], FOLDS), None
+    patient, image = "BUS-UCLM, folds by patient", "BUS-UCLM, folds by image"
+    yield "journey", patient, 1, crossed(views(1), y[1], groups[1], FOLDS), None
+    single = StratifiedKFold(5, shuffle=True, random_state=SEED)
+    yield "journey", image, 1, crossed(views(1), y[1], None, single), patient
+    for k, there in ((0, 1), (1, 0)):
+        way, model = f"{NAMES[k]} → {NAMES[there]}", fitted(views(k), y[k])
+        p = predicted(model, views(there))
+        yield "journey", way, there, p, None
+        for change, words in CHANGES.items():
+            yield "cause", f"{way}, {words}", there, predicted(model, views(there, change)), way
+        weighted = p * shares(y[there]) / shares(y[k])
+        yield "cause", f"{way}, class shares known", there, weighted / weighted.sum(axis=1, keepdims=True), way
+
+
+def repairs(views, y, patients, p, limit):
+    """Yield, for each draw of PATIENTS of the other hospital, (tested scans, {setting: (p, above its threshold)}).
+
+    ``p``, ``limit``: what the model from home says there, and its threshold. LABELLED scans of each class of these
+    patients recalibrate and set a new threshold; all their scans train the head again.
+    """
+    rng, inputs = np.random.default_rng(SEED), np.log(np.clip(p, 1e-6, 1))
+    for _ in range(DRAWS):
+        new = np.zeros(len(p), dtype=bool)
+        while np.bincount(y[1][new], minlength=3).min() < LABELLED:
+            new = np.isin(patients, rng.choice(np.unique(patients), PATIENTS, replace=False))
+        order = rng.permutation(np.flatnonzero(new))
+        few = np.concatenate([order[y[1][order] == k][:LABELLED] for k in range(3)])
+        weight = (shares(y[1]) / shares(y[1][few]))[y[1][few]]
+
+        def cooled(t):
+            return np.exp(inputs / t) / np.exp(inputs / t).sum(axis=1, keepdims=True)
+
+        def loss(t, few=few, weight=weight):
+            return log_loss(y[1][few], cooled(t)[few], sample_weight=weight)
+
+        second = LogisticRegression().fit(inputs[few], y[1][few], sample_weight=weight)
+        both = np.concatenate([views(0), views(1)[:, new]], axis=1), np.concatenate([y[0], y[1][new]])
+        ten = np.where(np.arange(len(both[1])) < len(y[0]), 1, WEIGHT)
+        answers = {
+            "temperature": cooled(minimize_scalar(loss, bounds=(0.3, 30)).x),
+            "recalibrated": second.predict_proba(inputs),
+            "head trained again": predicted(fitted(*both, ten), views(1)),
+            "these patients alone": predicted(fitted(views(1)[:, new], y[1][new]), views(1)),
+        }
+        found = {"as it is": (p[~new], p[~new, 1] >= limit)}
+        for name, q in answers.items():  # a head was trained on these scans: they cannot set its threshold
+            lowest = q[few][y[1][few] == 1, 1].min() if name in ("temperature", "recalibrated") else limit
+            found[name] = q[~new], q[~new, 1] >= lowest
+        yield ~new, found
+
+
+def stopped(train, new, groups):
+    """Return which new scans are further from their five nearest training scans than 95 % of the latter are."""
+    scaler = StandardScaler().fit(train)
+    neighbours = NearestNeighbors(n_neighbors=60).fit(scaler.transform(train))
+    far, rows = neighbours.kneighbors(scaler.transform(train))
+    far = np.where(groups[rows] == groups[:, None], np.inf, far)  # no scan of its own group
+    usual = np.sort(far, axis=1)[:, :5].mean(axis=1)
+    return neighbours.kneighbors(scaler.transform(new), 5)[0].mean(axis=1) > np.quantile(usual, 0.95)
+
+
+def refusals(x, groups, right):
+    """Yield (measure, share, low, high) of scans stopped at home, held out, and away, and of who was ``right`` away."""
+    own = np.zeros(len(x[0]), dtype=bool)
+    for train, test in FOLDS.split(x[0], groups=groups[0], y=np.zeros(len(x[0]))):
+        own[test] = stopped(x[0][train], x[0][test], groups[0][train])
+    no = stopped(x[0], x[1], groups[0])
+    rows = {"own scans stopped": (own, groups[0]), "stopped": (no, groups[1])}
+    rows |= {"right if stopped": (right[no], groups[1][no]), "right if let through": (right[~no], groups[1][~no])}
+    for measure, (values, who) in rows.items():
+        if len(values):
+            yield measure, values.mean(), *metrics.grouped_bootstrap(np.mean, who, values * 1.0)
+
+
+def main(busi, other, file):
+    weights, ready = models.find_weights(file, "MobileNetV2", "folder", "full"), {}
+    hospitals = splits.without_objections(catalogue.read(busi, "BUSI")), catalogue.read(other, "BUS-UCLM")
+    y = [scans.table["label"].map(CLASSES.index).to_numpy() for scans in hospitals]
+    groups = [scans.table["group"].to_numpy() for scans in hospitals]
+
+    def views(k, change=""):
+        if (k, change) not in ready:
+            arrays = averages(pixels_of(hospitals, k, change), weights, VIEWS)
+            ready[k, change] = np.concatenate([arrays[2], arrays[5]], axis=-1)
+        return ready[k, change]
+
+    tests, rows, limits = {}, [], {}
+
+    def add(part, setting, table):
+        print(part, setting, table[:, 0].round(3).tolist(), flush=True)
+        rows.extend([part, setting, measure, *row] for measure, row in zip(MEASURES, table, strict=True))
+
+    for part, setting, k, p, beside in journeys(views, y, groups):
+        home = setting.split(" →")[0].split(",")[0]
+        if home not in limits:  # the first of each is held out at home, where nine of ten malignant scans lie above it
+            limits[home] = np.quantile(p[y[k] == 1, 1], 0.1)
+        tests[setting] = p, p[:, 1] >= limits[home]
+        add(part, setting, compared(groups[k], y[k], tests[setting], tests.get(beside)))
+    way, each = tests["BUSI → BUS-UCLM"][0], {}
+    for tested, answers in repairs(views, y, hospitals[1].table["patient"].to_numpy(), way, limits["BUSI"]):
+        for name, answer in answers.items():
+            other = None if name == "as it is" else answers["as it is"]
+            each.setdefault(name, []).append(compared(groups[1][tested], y[1][tested], answer, other))
+    for name, tables in each.items():
+        add("repair", name, np.mean(tables, axis=0))
+    grey = [pixels_of(hospitals, k, "")[..., 0] for k in (0, 1)]
+    looks = [np.stack([scans.mean(axis=(1, 2)), scans.std(axis=(1, 2))], axis=1) for scans in grey]
+    for kind, x in {"features": [views(k).mean(axis=0) for k in (0, 1)], "mean and spread": looks}.items():
+        refused = refusals(x, groups, way.argmax(axis=1) == y[1])
+        rows.extend(["refusal", f"by {kind}", *row, *3 * [np.nan]] for row in refused)
+    columns = ["part", "setting", "measure", "score", "low", "high", "gain", "gain_low", "gain_high"]
+    about = {"datasets": [scans.identity() for scans in hospitals], "scans": [len(truth) for truth in y]}
+    about |= {"patients": int(hospitals[1].table["patient"].nunique()), "draws": DRAWS, "seed": SEED, "views": VIEWS}
+    about |= {"weights": {"sentence": weights.sentence, "sha256": weights.sha256}}
+    store.write_table("hospitals", pd.DataFrame(rows, columns=columns).round(4), about)
 
 
 if __name__ == "__main__":
