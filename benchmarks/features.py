@@ -1,4 +1,4 @@
-"""What a frozen MobileNetV2 makes of views of scans: averages and maxima of five depths, kept in the user's cache."""
+"""What a frozen network makes of views of scans: averages and maxima of several depths, kept in the user's cache."""
 
 import hashlib
 
@@ -9,6 +9,8 @@ from busilib.learning import keras, models
 
 LAYERS = [f"block_{n}_expand_relu" for n in (6, 10, 13, 16)] + ["out_relu"]
 MEANS, MAXIMA = (0, 1, 2, 4, 5), (3, 6)  # places of the averages and the maxima in what `averages` returns
+DEPTHS = {"MobileNetV2": LAYERS, "ResNet50": ["conv3_block4_out", "conv4_block6_out", "conv5_block3_out"]}
+PEAKS = (LAYERS[2], LAYERS[4])
 
 
 def views(pixels, k, rng):
@@ -30,16 +32,18 @@ def views(pixels, k, rng):
     return moved
 
 
-def answers(outputs, pixels, weights, count):
+def answers(outputs, pixels, weights, count, name="MobileNetV2"):
     """Return what a base makes of ``count`` views of uint8 pixels: float16, one (views, scans, …) per output.
 
     ``outputs``: what makes the list of a model's outputs from the base; ``weights``: what `models.find_weights` gives.
     """
-    base, rng, result = models.backbone("MobileNetV2", pixels.shape[1], weights), np.random.default_rng(0), []
+    base, rng, result = models.backbone(name, pixels.shape[1], weights), np.random.default_rng(0), []
+    applications = {"MobileNetV2": keras.applications.mobilenet_v2, "ResNet50": keras.applications.resnet}
     model = keras.Model(base.input, outputs(base))
     for k in range(count):
-        shown = views(pixels, k, rng) / 127.5 - 1
-        batches = [model.predict_on_batch(shown[i : i + 32]) for i in range(0, len(shown), 32)]
+        shown = views(pixels, k, rng)
+        shown = shown / 255 if weights.kind == "phantom" else applications[name].preprocess_input(shown)
+        batches = [keras.tree.flatten(model.predict_on_batch(shown[i : i + 32])) for i in range(0, len(shown), 32)]
         result.append([np.concatenate(parts).astype("float16") for parts in zip(*batches, strict=True)])
     return [np.stack(parts) for parts in zip(*result, strict=True)]
 
@@ -57,16 +61,12 @@ def stored(name, make, *settings):
         return [arrays[key].astype("float32") for key in arrays.files]
 
 
-def averages(pixels, weights, count):
+def averages(pixels, weights, count, name="MobileNetV2"):
     """Return [(views, scans, channels)] of uint8 pixels, averages and maxima in the order of the layers."""
 
     def outputs(base):
-        result = []
-        for place, name in enumerate(LAYERS):
-            result.append(keras.layers.GlobalAveragePooling2D()(base.get_layer(name).output))
-            if place in (2, 4):
-                result.append(keras.layers.GlobalMaxPooling2D()(base.get_layer(name).output))
-        return result
+        pools = keras.layers.GlobalAveragePooling2D(), keras.layers.GlobalMaxPooling2D()
+        return [pool(base.get_layer(at).output) for at in DEPTHS[name] for pool in pools[: 1 + (at in PEAKS)]]
 
-    settings = pixels, weights.sha256, count, LAYERS
-    return stored("averages", lambda: answers(outputs, pixels, weights, count), *settings)
+    settings = pixels, weights.sha256, count, DEPTHS[name]
+    return stored("averages", lambda: answers(outputs, pixels, weights, count, name), *settings)
