@@ -175,7 +175,9 @@ def candidates(blocks, y, train, test, inner):
                 result[f"{name}, {kernel}, C={C}"] = guess, answer
     best = sorted(result, key=lambda name: log_loss(y[train], result[name][0]))
     blends = {f"the best {m} averaged": [result[name] for name in best[:m]] for m in BLENDS}
-    return result | {name: tuple(np.mean(part, axis=0) for part in zip(*pairs)) for name, pairs in blends.items()}
+    return result | {
+        name: tuple(np.mean(part, axis=0) for part in zip(*pairs, strict=True)) for name, pairs in blends.items()
+    }
 
 
 def outer(blocks, here, y, groups, train, test, seed):
