@@ -12,6 +12,8 @@ import sklearn.metrics as sk
 from scipy import stats
 from sklearn.utils import assert_all_finite, check_consistent_length
 
+from busilib.errors import DataError
+
 
 def confusion_matrix(truth, predicted, classes=3):
     """Count (K, K): row = truth, column = prediction. ``classes`` is K.
@@ -120,7 +122,7 @@ def with_intervals(truth, probabilities, groups, draws=500, level=0.95, seed=0):
     """Return `probability_scores` as a table: index score; columns value, low, high and draws.
 
     The intervals are those of `grouped_bootstrap`. A draw that lacks a class of ``truth`` is left out of all of them;
-    ``draws`` is the number of those that count. Raises ValueError when fewer than half do.
+    ``draws`` is the number of those that count. Raises DataError when fewer than half do.
     """
     values = pd.Series(probability_scores(truth, probabilities))
     scored = values.dropna().index  # a class that is nowhere in the truth has no score in any draw either
@@ -138,7 +140,7 @@ def grouped_bootstrap(score, groups, *arrays, draws=500, level=0.95, seed=0):
     each row; ``arrays`` have N rows each. A paired difference is one more score:
     ``lambda truth, a, b: np.mean(b == truth) - np.mean(a == truth)``. A draw whose score cannot be computed (a class
     is missing from it) must give NaN, and is left out. Source: Davison & Hinkley, Bootstrap Methods (1997), 3.8.
-    Raises ValueError when the lengths differ, or when fewer than half of the draws have a score.
+    Raises ValueError when the lengths differ, DataError when fewer than half of the draws have a score.
     """
     return _percentiles(_draw(score, groups, arrays, draws, seed), level)
 
@@ -207,12 +209,14 @@ def _draw(score, groups, arrays, draws, seed):
     arrays = [np.asarray(array) for array in arrays]
     check_consistent_length(groups, *arrays)
     rows = list(pd.Series(np.asarray(groups)).groupby(np.asarray(groups)).indices.values())
+    if not rows:
+        raise DataError("no scan is left to be tested: more patients are needed")
     chosen = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
     samples = (np.concatenate([rows[i] for i in groups]) for groups in chosen)
     values = np.array([score(*(array[sample] for array in arrays)) for sample in samples], dtype=float)
     valid = values[np.isfinite(values.reshape(draws, -1)).all(axis=1)]
     if len(valid) < draws / 2:
-        raise ValueError(f"only {len(valid)} of {draws} draws have a score: there are too few groups of some class")
+        raise DataError(f"only {len(valid)} of {draws} draws have a score: there are too few groups of some class")
     return valid
 
 

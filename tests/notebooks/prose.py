@@ -1,4 +1,4 @@
-"""Numbers in the prose of lessons 07, 08 and 11: each decimal or percentage names the stored result that it comes from.
+"""Numbers in the prose of lessons 07, 08, 11 and 12: each decimal or percentage names the stored result that it comes from.
 
 In the text stands ``93.16 %<!-- A table 1 -->``: the name is a key of `values`, and the number must be that value to
 the places that are written. What comes from no result says so: ``<!-- an example -->``, ``<!-- a convention -->``.
@@ -35,6 +35,10 @@ def values():
             numbers |= {f"{name} {inputs}": value for inputs, value in means.items()}
     honest = runs.stored_table("honest-BUSI").set_index("rung")
     numbers |= {f"honest {rung} {score}": honest[score][rung] for rung in honest.index for score in ("accuracy", "auc")}
+    for row in runs.stored_table("hospitals").itertuples():
+        name = f"hospitals {row.setting} {row.measure}"
+        numbers |= {name: row.score, f"{name} percent": 100 * row.score, f"{name} gain": row.gain}
+        numbers[f"{name} loss"] = -row.gain
     return numbers
 
 

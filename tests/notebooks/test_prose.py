@@ -1,4 +1,4 @@
-"""The prose of 07, 08 and 11 says what was measured; and the check is proven on bad texts."""
+"""The prose of 07, 08, 11 and 12 says what was measured; and the check is proven on bad texts."""
 
 import nbformat
 import pytest
@@ -12,7 +12,7 @@ def numbers():
     return prose.values()
 
 
-@pytest.mark.parametrize("number", ["07", "08", "11"])
+@pytest.mark.parametrize("number", ["07", "08", "11", "12"])
 def test_every_number_names_its_result_and_is_it(number, numbers):
     assert prose.check_prose(nbformat.read(notebooks.lessons([number])[0], as_version=4), numbers) == []
 

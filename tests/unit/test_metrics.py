@@ -12,6 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from busilib import metrics
+from busilib.errors import DataError
 
 PAPER_A = [[63, 3, 0], [4, 27, 0], [0, 0, 20]]
 PAPER_B = [[87, 2, 0], [8, 34, 0], [6, 0, 20]]
@@ -132,8 +133,10 @@ def test_grouped_bootstrap_sees_that_copies_add_nothing():
 def test_grouped_bootstrap_says_what_is_wrong():
     with pytest.raises(ValueError, match="3, 2"):
         metrics.grouped_bootstrap(np.mean, [1, 2, 3], [0, 1])
-    with pytest.raises(ValueError, match="only 0 of 500 draws have a score"):
+    with pytest.raises(DataError, match="only 0 of 500 draws have a score"):
         metrics.grouped_bootstrap(lambda x: float("nan"), [1, 2, 3], [0, 1, 1])
+    with pytest.raises(DataError, match="no scan is left to be tested"):
+        metrics.grouped_bootstrap(np.mean, [], [])
 
 
 def test_intervals_hold_their_values():
@@ -147,7 +150,7 @@ def test_draws_that_lack_a_class_are_left_out_of_every_interval_and_counted():
     table, rng = metrics.with_intervals(truth, p, groups), np.random.default_rng(0)
     lacking = sum(30 not in rng.integers(31, size=31) for _ in range(500))  # it is the last of 31
     assert 150 < lacking < 220 and (table["draws"] == 500 - lacking).all()
-    with pytest.raises(ValueError, match="of 500 draws have a score: there are too few groups of some class"):
+    with pytest.raises(DataError, match="of 500 draws have a score: there are too few groups of some class"):
         metrics.with_intervals(truth, p, np.where(truth > 0, truth, groups))
 
 
