@@ -179,7 +179,7 @@ def three_ways():
     """Return what the papers print, the same protocol here, done properly, and as good as it gets: one row per paper.
 
     A table of texts from the stored results. Intervals are 95 %: Wilson's for one split, over groups for the pooled
-    test folds. The last column is lesson 11's nested folds with MobileNetV2, one figure for all rows.
+    test folds. The last column is lesson 11's nested folds with three networks, one figure for all rows.
     """
 
     def one(name):

@@ -1,4 +1,4 @@
-"""Numbers in the prose of lessons 07, 08, 11 and 12: each decimal or percentage names the stored result that it comes from.
+"""Numbers in the prose of lessons 07, 08, 11 and 12: each decimal or percentage names the stored result it comes from.
 
 In the text stands ``93.16 %<!-- A table 1 -->``: the name is a key of `values`, and the number must be that value to
 the places that are written. What comes from no result says so: ``<!-- an example -->``, ``<!-- a convention -->``.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from busilib.data import catalogue, images, phantom
 from busilib.errors import DataError
@@ -80,3 +81,40 @@ def test_what_two_hospitals_have_in_common(hospitals, capsys):
     few = pd.concat([home.table[home.table.label != "normal"], home.table[home.table.label == "normal"].head(4)])
     assert catalogue.large_enough(replace(home, table=few)).classes == ("benign", "malignant")
     assert "the 4 scans of the class normal are left out, because five folds need" in capsys.readouterr().out
+
+
+def external(folder, classes=("benign", "malignant", "normal"), size=(40, 60), patients=None):
+    """Make a folder of colour scans without masks, six per class; ``patients``: the number of the patients."""
+    rng, lines = np.random.default_rng(0), ["image_id,patient"]
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for i in range(1, 7):
+            pixels = rng.integers(256, size=(*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{label} ({i}).png")
+            lines.append(f"{label} ({i}),p{i % patients}" if patients else "")
+    if patients:
+        (folder / "patients.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"classes": ("Benigno", "Maligno")}, "holds no class folder: Benigno, Maligno"),
+        ({"classes": ("benign", "malignant", "cyst")}, "cyst: an unknown class folder"),
+        ({"classes": ("benign", "normal")}, "two classes in common, malignant among them"),
+        ({"classes": ("malignant",)}, "needs two classes .*: malignant 6"),
+        ({"patients": 1}, "needs two classes .* or one patient's are one.*: benign 1, malignant 1, normal 1"),
+        ({"patients": 4}, "needs two classes .*: benign 4"),
+    ],
+)
+def test_another_hospitals_folder_that_will_not_do_is_said_in_a_sentence(settings, sentence, hospitals, tmp_path):
+    with pytest.raises(DataError, match=sentence):
+        catalogue.in_common(hospitals["first"], catalogue.read(external(tmp_path / "other", **settings)))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (300, 120)])
+def test_another_hospitals_scans_may_have_colour_other_sizes_and_no_masks(size, hospitals, tmp_path):
+    other = catalogue.read(external(tmp_path / "other", size=size))
+    _, away, classes = catalogue.in_common(hospitals["first"], other)
+    assert len(classes) == 3 and images.load(away.table.path, 64).shape == (18, 64, 64, 3)
