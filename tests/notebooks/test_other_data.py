@@ -20,7 +20,7 @@ def bare(phantom_dir, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow  # the thirteen lessons take about 12 minutes of processor time together
+@pytest.mark.slow  # half a minute to a minute and a half of processor time each
 @pytest.mark.parametrize("path", notebooks.lessons(), ids=lambda path: path.stem)
 def test_two_classes_without_masks(path, bare, tmp_path):
     given = {"DATASET": str(bare), "RUNS": str(tmp_path / "runs")}
