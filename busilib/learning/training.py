@@ -8,6 +8,7 @@ import itertools
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -316,12 +317,16 @@ def _stored(file, shape):
         return stored["arr_0"] if stored["arr_0"].shape == shape else None
 
 
-@lru_cache(maxsize=4)
 def features_key(frozen):
     """Return what features depend on as 24 hexadecimal digits: layers, settings, weights and backend."""
-    layers = [(type(layer).__name__, layer.get_config() | {"name": ""}) for layer in _layers(frozen)]
-    parts = keras.backend.backend(), frozen.input_shape, frozen.output_shape, layers, models.weights_sha256(frozen)
-    return hashlib.sha256(str(parts).encode()).hexdigest()[:24]
+    if frozen not in _KEYS:
+        layers = [(type(layer).__name__, layer.get_config() | {"name": ""}) for layer in _layers(frozen)]
+        parts = keras.backend.backend(), frozen.input_shape, frozen.output_shape, layers, models.weights_sha256(frozen)
+        _KEYS[frozen] = hashlib.sha256(str(parts).encode()).hexdigest()[:24]
+    return _KEYS[frozen]
+
+
+_KEYS = WeakKeyDictionary()  # a frozen base takes 100 MB: it must not stay because its key was asked for
 
 
 def _layers(model):
