@@ -4,11 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # CI installs the pinned versions: make test PIP_FLAGS="-c tests/constraints.txt"
 PIP_FLAGS ?=
-WHEELS ?= --constraint tests/constraints.txt
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints release clean
+.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints licences release clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,7 +45,7 @@ demo: $(VENV)/installed  ## serve lesson 13's page, on which visitors try a scan
 # Everything that a student's machine needs, for this kind of machine and this Python, to be carried on a stick.
 wheelhouse: $(VENV)/installed  ## gather all wheels in build/wheelhouse, to install without network
 	rm -rf build/wheelhouse
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check $(WHEELS) --wheel-dir build/wheelhouse ".[lab]"
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --constraint tests/constraints.txt --wheel-dir build/wheelhouse ".[lab]"
 	@echo "$$(ls build/wheelhouse | wc -l) wheels, $$(du -sh build/wheelhouse | cut -f1): see 'Without network' in docs/teaching.md"
 
 lab: $(VENV)/installed  ## open JupyterLab on the lessons

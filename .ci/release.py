@@ -1,4 +1,4 @@
-"""What a release needs, checked before a tag is set: `make release`. Nothing is changed, built for sale, or uploaded.
+"""What a release needs, checked before a tag is set: `make release`. Nothing is changed or uploaded.
 
 Each check prints "ok" or "REFUSED" with what to do; the exit status is 1 when one refuses.
 """
@@ -22,9 +22,8 @@ def address(root):
     if PLACEHOLDER in f"{url}/":
         return f"the public address is still a placeholder, {url}: busi address https://github.com/YOU/busi-notebooks"
     pages = [*root.glob("notebooks/**/*.ipynb"), *root.glob("*.md"), *root.glob("docs/**/*.md")]
-    return _named(
-        root, [page for page in pages if PLACEHOLDER in page.read_text(encoding="utf-8")], "name no address yet"
-    )
+    waiting = [page for page in pages if PLACEHOLDER in page.read_text(encoding="utf-8")]
+    return _named(root, waiting, "name no address yet")
 
 
 def versions(root):
@@ -64,16 +63,12 @@ def licences(root):
 
 def outputs(root):
     """Each lesson has its outputs, and none of them is an error."""
-    wrong = []
-    for page in sorted(root.glob("notebooks/[0-9]*.ipynb")):
+    pages, wrong = sorted(root.glob("notebooks/[0-9]*.ipynb")), []
+    for page in pages:
         cells = [cell for cell in json.loads(page.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
         wrong += [page] if not kinds or "error" in kinds else []
-    return (
-        _named(root, wrong, "have no outputs, or an error: busi refresh")
-        if any(root.glob("notebooks/[0-9]*.ipynb"))
-        else "no lessons"
-    )
+    return _named(root, wrong, "have no outputs, or an error: busi refresh") if pages else "there are no lessons"
 
 
 def wheel(root):

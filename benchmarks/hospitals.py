@@ -149,11 +149,11 @@ def repairs(views, y, patients, p, limit):
             "head trained again": predicted(fitted(*both, ten), views(1)),
             "these patients alone": predicted(fitted(views(1)[:, new], y[1][new]), views(1)),
         }
-        found = {"as it is": (p[~new], p[~new, 1] >= limit)}
+        results = {"as it is": (p[~new], p[~new, 1] >= limit)}
         for name, q in answers.items():  # a head was trained on these scans: they cannot set its threshold
             lowest = q[few][y[1][few] == 1, 1].min() if name in ("temperature", "recalibrated") else limit
-            found[name] = q[~new], q[~new, 1] >= lowest
-        yield ~new, found
+            results[name] = q[~new], q[~new, 1] >= lowest
+        yield ~new, results
 
 
 def stopped(train, new, groups):

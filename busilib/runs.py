@@ -81,6 +81,8 @@ class Run:
             raise RunError(
                 f"{file} has the classes {classes}, here they are {list(CLASSES)}: its model cannot be used."
             )
+        if lacks := sorted({"recipe", "dataset", "split", "weights", "seed", "scores"} - set(info)):
+            raise RunError(f"{file} is damaged: it lacks {', '.join(lacks)}. Delete the folder and train anew.")
         return info
 
     @cached_property

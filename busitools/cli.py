@@ -1,4 +1,5 @@
-"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, demo, exercises, grade."""
+"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, address, demo,
+exercises, grade."""
 
 import sys
 from pathlib import Path

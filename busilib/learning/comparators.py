@@ -397,8 +397,8 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
     if not np.allclose(answers, probabilities[:4], atol=0.001):
         # Its settings are the system's, or are said to be others already; what it computes is something else.
         edited, model = [*edited, f"answers than {system.title} gives with what was learned"], None
-    table_of = training.predictions(split, probabilities)
-    return edited, training.Trained(model, table, table_of, {"epochs_run": len(table)})
+    predictions = training.predictions(split, probabilities)
+    return edited, training.Trained(model, table, predictions, {"epochs_run": len(table)})
 
 
 def _fitted_by_hand(model, fresh):

@@ -95,7 +95,8 @@ def by_hand(model, history, probabilities, recipe, split, weights):
 def differences(said, history, settings, steps):
     """Return what is not as it should be, a list of texts: of ``said``, name → (is, should be), and of a `fit`.
 
-    ``history`` is what ``fit`` returned, ``settings`` has learning_rate and epochs, ``steps`` is an epoch's number.
+    ``history`` is what ``fit`` returned, ``settings`` has learning_rate and epochs, ``steps`` is how many
+    batches an epoch has.
     """
     optimizer = history.model.optimizer
     said = said | {

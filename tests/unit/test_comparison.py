@@ -20,7 +20,8 @@ def run(folder, names, labels, said):
     table[runs.PROBABILITIES] = np.eye(3)[said]
     table.to_csv(folder / "predictions.csv", index=False)
     pd.DataFrame({"epoch": []}).to_csv(folder / "history.csv", index=False)
-    (folder / "run.json").write_text(json.dumps({"split": {"files": {"test": len(names)}}}))
+    info = dict.fromkeys(("recipe", "dataset", "weights", "seed", "scores"))
+    (folder / "run.json").write_text(json.dumps(info | {"split": {"files": {"test": len(names)}}}))
     return runs.open_run(folder)
 
 

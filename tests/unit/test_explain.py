@@ -32,6 +32,16 @@ def tiny():
     return model_of(x, L.Activation("linear", name="again")(stage), [L.GlobalAveragePooling2D()])
 
 
+def test_maps_follow_the_weights(tiny):
+    """What is remembered of a model is how it is split, not its weights."""
+    before, dense = explain.grad_cam(tiny, PIXELS, 1), tiny.get_layer("head").layers[-1]
+    dense.set_weights([-values for values in dense.get_weights()])
+    after = explain.grad_cam(tiny, PIXELS, 1)
+    assert not np.allclose(before, after)
+    explain._split.cache_clear()
+    np.testing.assert_array_equal(explain.grad_cam(tiny, PIXELS, 1), after)
+
+
 @pytest.mark.parametrize("layer", [None, "stage"])
 def test_grad_cam_is_the_class_activation_map_after_global_average_pooling(tiny, layer):
     """Zhou et al. 2016: it is the sum of the feature maps times the class's weights."""

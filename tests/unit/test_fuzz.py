@@ -181,7 +181,9 @@ def try_predictions(r, top):
     data = flipped(r, text) if how == "bits" else text[: r.randrange(len(text))] if how == "cut" else text
     run = top / "run"
     run.mkdir()
-    (run / "run.json").write_text(json.dumps({"split": {"files": {"train": 3, "test": 3}}}), encoding="utf-8")
+    info = dict.fromkeys(("recipe", "dataset", "weights", "seed", "scores"))
+    info |= {"split": {"files": {"train": 3, "test": 3}}}
+    (run / "run.json").write_text(json.dumps(info), encoding="utf-8")
     (run / "history.csv").write_bytes(r.choice([b"epoch,loss\n1,0.5\n", b"epoch,loss\n1,0.5\n", r.randbytes(30), b""]))
     (run / "predictions.csv").write_bytes(data)
     with refused() as error:

@@ -371,11 +371,10 @@ def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, t
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        *[
-            ("{\n", "is damaged: .* line 2"),
-            ("[]", "is damaged"),
-            ('{"format": 99}', "by a newer version of this library"),
-        ],
+        ("{\n", "is damaged: .* line 2"),
+        ("[]", "is damaged"),
+        ('{"recipe": {}, "seed": 0}', "is damaged: it lacks dataset, scores, split, weights"),
+        ('{"format": 99}', "by a newer version of this library"),
         ('{"classes": ["normal", "benign", "malignant"]}', "its model cannot be used"),
     ],
 )
