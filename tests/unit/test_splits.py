@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from busilib import recipes
 from busilib.data import splits
@@ -54,8 +55,14 @@ def disjoint_and_complete(split, expected):
 
 @quick
 @given(sizes, seeds, st.booleans())
+@example((15, 15, 22), 1, False)  # a draw without malignant
 def test_paper_a(sizes, seed, stratified):
     scans = made(sizes)
+    drawn = train_test_split(scans.table["label"], test_size=0.15, random_state=seed)[1]
+    if not stratified and set(drawn) != set(CLASSES):
+        with pytest.raises(SplitError, match=f"no {min(set(CLASSES) - set(drawn))} in the test set"):
+            splits.paper_a(scans, seed, stratified)
+        return
     split = splits.paper_a(scans, seed, stratified)
     disjoint_and_complete(split, scans.table["image_id"])
     assert len(part(split, "test")) == ceil(0.15 * sum(sizes)) and not part(split, "validation")
@@ -63,7 +70,8 @@ def test_paper_a(sizes, seed, stratified):
     assert split.overlaps["validation = test"] == ceil(0.15 * sum(sizes)) and split.overlaps["image"] == 0
     if stratified:
         test = split.part("test")["label"].value_counts()
-        assert all(abs(test[label] - 0.15 * n) < 1 + 1e-9 for label, n in zip(CLASSES, sizes, strict=True))
+        share = ceil(0.15 * sum(sizes)) / sum(sizes)  # 15 %, rounded up to a whole scan
+        assert all(abs(test[label] - share * n) < 1 + 1e-9 for label, n in zip(CLASSES, sizes, strict=True))
 
 
 @quick
