@@ -3,4 +3,4 @@
 For teaching and research, not for diagnosis.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
