@@ -32,6 +32,7 @@ from busilib.cache import bar
 from busilib.errors import LessonError
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")  # a picture that would be loaded from elsewhere
+LINK = re.compile(r"(?<!!)\[([^][]*)\]\((?![a-z]+:|#)([^)#\s]+)([^)\s]*)\)")  # to a file of the repository
 WIDGET = "application/vnd.jupyter.widget-view+json"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in our own words
 
@@ -203,7 +204,7 @@ def run(names=(), out="runs/quick", given=None):
     given = {path: check_parameters(path, values) for path, values in share(given or {}, lessons(names)).items()}
     for done in _each([(path, out / path.name, values) for path, values in given.items()]):
         executions.append(done)
-        page(done.output)
+        page(done.output, {path.stem for path in given})
         index(executions, out)
         yield done
 
@@ -224,10 +225,26 @@ def _draw(line, name, at):
     line.refresh()
 
 
-def page(notebook):
-    """Write an executed notebook as a web page beside it; return its path."""
+def page(notebook, others=()):
+    """Write an executed notebook as a web page beside it; return its path.
+
+    ``others`` are the stems of the notebooks with a page beside it. Other links lead to the repository: to its public
+    address, and while it has none the words stay without a link.
+    """
+    content, home = nbformat.read(notebook, as_version=4), address()
+
+    def move(link):
+        words, path, place = link.groups()
+        if path.removesuffix(".ipynb") in others:
+            return f"[{words}]({path.removesuffix('.ipynb')}.html)"
+        online = f"{home}/blob/main/{os.path.normpath(f'notebooks/{path}')}{place}"
+        return words if "/OWNER/" in home else f"[{words}]({online})"
+
+    for cell in content.cells:
+        cell.source = LINK.sub(move, cell.source) if cell.cell_type == "markdown" else cell.source
+    content.cells.insert(0, nbformat.v4.new_markdown_cell("[Executed lessons](index.html)"))
     target = Path(notebook).with_suffix(".html")
-    target.write_text(html_page(nbformat.read(notebook, as_version=4), Path(notebook).stem), encoding="utf-8")
+    target.write_text(html_page(content, Path(notebook).stem), encoding="utf-8")
     return target
 
 
@@ -281,6 +298,8 @@ def index(executions, out):
     for item in executions:
         state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
         text += f"| [{item.lesson.stem}]({item.output.stem}.html) | {item.seconds:.0f} s | {state} |\n"
+    for name in sorted({path.stem for path in out.glob("[0-9]*.html")} - {item.output.stem for item in executions}):
+        text += f"| [{name}]({name}.html) | | of an earlier run |\n"
     whole = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     (out / "index.html").write_text(html_page(whole, "Executed lessons"), encoding="utf-8")
 

@@ -146,6 +146,28 @@ def test_one_lesson_runs_with_its_parameters_and_one_fails(folder, capfd):
     assert 'href="02_bad.html">02_bad</a>' in page
     assert {path.name for path in out.glob("*.html")} == {"index.html", "01_good.html", "02_bad.html"}
     assert "Warning" not in capfd.readouterr().err
+    assert [done.error for done in notebooks.run(["01"], out)] == [None]  # the other page is still listed
+    assert 'href="02_bad.html">02_bad</a>' in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_links_of_a_page_lead_somewhere(folder, monkeypatch):
+    text = (
+        "[next](02_b.ipynb), [exercise](exercises/02_b.ipynb), [word](../docs/glossary.md#seed), [net](https://a.b/c)"
+    )
+    path = notebook(folder / "01_a.ipynb", "1")
+    whole = nbformat.read(path, as_version=4)
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text), *whole.cells]), path)
+
+    def links():
+        page = notebooks.page(path, {"01_a", "02_b"}).read_text(encoding="utf-8")
+        return re.findall(r'href="([^"#][^"]*)"', page)
+
+    monkeypatch.setattr(notebooks, "address", lambda: "https://github.com/OWNER/it")
+    assert links() == ["index.html", "02_b.html", "https://a.b/c"]
+    monkeypatch.setattr(notebooks, "address", lambda: "https://github.com/me/it")
+    home = "https://github.com/me/it/blob/main"
+    pages = [f"{home}/notebooks/exercises/02_b.ipynb", f"{home}/docs/glossary.md#seed"]
+    assert links() == ["index.html", "02_b.html", *pages, "https://a.b/c"]
 
 
 def test_a_watch_sees_cell_and_epoch_and_may_stop_the_kernel(lesson, tmp_path):
