@@ -1,10 +1,13 @@
 """What `busi data check` says of a data set."""
 
+import contextlib
+import io
 import json
 
 import pandas as pd
 
-from busilib.data.catalogue import FLAGS
+from busilib.data.catalogue import FLAGS, large_enough
+from busilib.errors import DataError
 
 
 def summary(catalogue):
@@ -19,7 +22,14 @@ def summary(catalogue):
     pairs = catalogue.pairs.round({"correlation": 3}).to_dict("records")
     data = catalogue.identity() | {"counts": counts, "pixels": sizes, "groups": groups.ngroups}
     data |= {"patients": table.patient[table.patient != ""].nunique()}
-    return data | {"near_duplicates": pairs, "contradictory": mixed, "warnings": list(catalogue.warnings)}
+    warnings = list(catalogue.warnings)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as left_out:
+            large_enough(catalogue)
+        warnings += left_out.getvalue().splitlines()
+    except DataError as refusal:
+        warnings.append(f"The lessons refuse it: {refusal}")
+    return data | {"near_duplicates": pairs, "contradictory": mixed, "warnings": warnings}
 
 
 def report(catalogue, as_json=False):

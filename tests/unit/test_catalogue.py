@@ -87,7 +87,8 @@ def test_two_classes_and_no_masks(tmp_path):
         "There are no images of the class normal.",
         "4 images without a mask: benign (1), benign (2), malignant (1), malignant (2).",
     )
-    assert check.report(scans).count("warning: ") == 2
+    report = check.report(scans)
+    assert report.count("warning: ") == 3 and "warning: The lessons refuse it: " in report  # two scans per class
 
 
 def test_unusual_masks_are_warnings(tmp_path):
