@@ -57,18 +57,10 @@ PAPERS = {
 # The profiles: what is made smaller so that a lesson runs in a minute; "full" leaves the papers' values as they are.
 # "study" is paper A's head, trained dozens of times in lessons 07 and 08.
 PROFILES = _TABLE["profiles"]
-PROTOCOLS = ("paper", "clean")
 CHOICES = {"preprocessing": ("rescale", "own"), "unfreeze": ("none", "block", "last", "all")}
 CHOICES |= {"monitor": ("val_loss", "val_accuracy")}
-# The numbers among the lessons' parameters: from, to, and a third value that stands for a default.
-NUMBERS = {"SEED": (0, 10**9), "SEEDS": (1, 1000), "FOLD": (0, 4), "FOLDS": (1, 5), "MISTAKES": (0, 100)}
-NUMBERS |= {"IMAGE_SIZE": (32, 1024, 0), "SMALL": (32, 1024), "LARGE": (32, 1024), "GROUPS": (20, 10**6, 0)}
-NUMBERS |= {"EPOCHS": (1, 10_000, 0), "WORKERS": (1, 64), "LEARNING_RATE": (1e-9, 10.0), "DROPOUT": (0.0, 0.99)}
-NUMBERS |= {"ROTATION": (0.0, 360.0), "SHEAR": (0.0, 80.0), "ZOOM": (0.0, 0.99), "WATTS": (0.0, 1e6)}
-# Every parameter that a lesson has: a text, its range, or the values that there are.
-PARAMETERS = NUMBERS | dict.fromkeys("DATASET WEIGHTS RUNS WEIGHTS_B LAYER BACKBONE EXTERNAL BASE".split(), str)
-PARAMETERS |= {"PROTOCOL": PROTOCOLS, "PROFILE": tuple(PROFILES), "PREPROCESSING": ("auto", *CHOICES["preprocessing"])}
-PARAMETERS |= {"UNFREEZE": ("none", "block", "last"), "FILL_MODE": ("nearest", "reflect", "constant", "wrap")}
+# Every parameter that a lesson has: "text"; from, to and perhaps a third value, for the usual one; or its choices.
+PARAMETERS = _TABLE["parameters"]
 
 
 def get(name, profile="quick", protocol="paper", **changes):
@@ -80,7 +72,7 @@ def get(name, profile="quick", protocol="paper", **changes):
     Raises ValueError for a name, profile, protocol or value that does not exist.
     """
     one_of("recipe", name, PAPERS)
-    one_of("PROTOCOL", protocol, PROTOCOLS)
+    one_of("PROTOCOL", protocol, PARAMETERS["PROTOCOL"])
     values = {key: setting.value for key, setting in PAPERS[name].items()} | profile_values(profile).get(name, {})
     if protocol == "clean":
         values |= {"preprocessing": "own", "augment_validation": False}
@@ -106,16 +98,16 @@ def check_parameters(values):
     """
     for name, wanted in PARAMETERS.items():
         if name in values and not _fits(values[name], wanted):
-            if wanted is str:  # papermill's -p makes a number, True or None of a text that looks like one
+            if wanted == "text":  # papermill's -p makes a number, True or None of a text that looks like one
                 words = f"a text (papermill keeps it as you typed it with -r {name} TEXT)"
             else:
-                words = _range(*wanted) if name in NUMBERS else f"one of: {', '.join(wanted)}"
+                words = f"one of: {', '.join(wanted)}" if isinstance(wanted[0], str) else _range(*wanted)
             raise LessonError(f"{name} is {values[name]!r}; it must be {words}")
 
 
 def _fits(value, wanted):
-    if wanted is str or isinstance(wanted[0], str):
-        return isinstance(value, str) and (wanted is str or value in wanted)
+    if isinstance(wanted[0], str):
+        return isinstance(value, str) and (wanted == "text" or value in wanted)
     if isinstance(value, bool) or not isinstance(value, int if isinstance(wanted[0], int) else int | float):
         return False
     return wanted[0] <= value <= wanted[1] or value in wanted[2:]

@@ -33,15 +33,9 @@ from busilib.recipes import CLASSES, PROBABILITIES, Recipe
 
 
 def _code(*names):
-    """Return a hash of what files of this package do: their comments and docstrings do not count."""
-    digest = hashlib.sha256()
-    for name in names:
-        tree = ast.parse((Path(busilib.__file__).parent / name).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
-                node.value = ast.Constant("")
-        digest.update(ast.unparse(tree).encode())
-    return digest.hexdigest()
+    """Return a hash of what stands in files of this package; comments and layout do not count."""
+    texts = [(Path(busilib.__file__).parent / name).read_text(encoding="utf-8") for name in names]
+    return hashlib.sha256("".join(ast.unparse(ast.parse(text)) for text in texts).encode()).hexdigest()
 
 
 _COMPARATORS = ("learning/comparators.py", "learning/networks.py")
@@ -467,28 +461,14 @@ def _info(recipe, scans, split, weights, seed, start):
 
 def environment():
     """Return on what this process computes: a dict of backend, device, versions (name → version) and date."""
-    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn")}
-    versions |= {_backend(): import_module(_backend()).__version__}
-    versions |= {"python": platform.python_version(), "busi-notebooks": busilib.__version__}
-    return {"backend": _backend(), "device": _device(), "versions": versions, "date": time.strftime("%Y-%m-%d")}
-
-
-def _backend():
     import keras
 
-    return keras.backend.backend()
-
-
-def _device():
-    if _backend() == "jax":
-        import jax
-
-        accelerators = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    else:
-        import tensorflow
-
-        accelerators = [device.name.rpartition(":")[0] for device in tensorflow.config.list_physical_devices("GPU")]
-    return ", ".join(accelerators) or f"CPU, {os.cpu_count()} cores"
+    backend, devices = keras.backend.backend(), keras.distribution.list_devices()
+    device = ", ".join(name for name in devices if not name.startswith("cpu")) or f"CPU, {os.cpu_count()} cores"
+    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn")}
+    versions |= {backend: import_module(backend).__version__}
+    versions |= {"python": platform.python_version(), "busi-notebooks": busilib.__version__}
+    return {"backend": backend, "device": device, "versions": versions, "date": time.strftime("%Y-%m-%d")}
 
 
 def _peak_memory():

@@ -180,7 +180,7 @@ def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run
                 runs.find_or_train(**given)
 
 
-def test_the_key_covers_what_the_code_does_not_its_words(monkeypatch, tmp_path):
+def test_the_key_covers_the_code_but_not_its_comments(monkeypatch, tmp_path):
     package = Path(runs.__file__).parent
     for part in ("learning", "data"):
         shutil.copytree(package / part, tmp_path / part)
@@ -188,7 +188,7 @@ def test_the_key_covers_what_the_code_does_not_its_words(monkeypatch, tmp_path):
     monkeypatch.setattr(runs.busilib, "__file__", str(tmp_path / "__init__.py"))
     file = tmp_path / "learning" / "models.py"
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace('"""Backbones, their weights', '"""Other words') + "\n# a comment\n", encoding="utf-8")
+    file.write_text(text + "\n# a comment\n", encoding="utf-8")
     assert runs._code("learning/models.py", "data/images.py") == before
     file.write_text(text + "\nX = 1\n", encoding="utf-8")
     assert runs._code("learning/models.py", "data/images.py") != before
