@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from store import about, write_table
 
 from busilib import figures, metrics, recipes, runs, studies
-from busilib.data import catalogue, images
+from busilib.data import catalogue, images, splits
 
 # The split of the public script family that paper A resembles; that paper A used it is one reading.
 SCRIPT_ORDER = ("benign", "normal", "malignant")
@@ -36,7 +36,6 @@ def main():
     parser.add_argument("--backbone", default="ResNet50")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--preprocessing")
-    parser.add_argument("--class-weight")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", action="store_true")
     options = parser.parse_args()
@@ -108,19 +107,31 @@ def other_splits(scans, n=150, seed=0):
     return pd.DataFrame(rows, columns=["seed", "right", "confusion"])
 
 
+def clean(recipe, weights, scans, seed):
+    """Train a head on every fold of the clean protocol: its answers to the validation and the test fold, row by row."""
+    from busilib.learning import training
+
+    tables = []
+    for fold in range(5):
+        split = splits.clean(scans, fold, seed=seed)
+        table = training.train_head(recipe, split, weights=weights, seed=seed)[1].rename(columns={"split": "part"})
+        table = table.assign(group=split.table["group"], fold=fold, seed=seed)
+        tables.append(table[table["part"] != "train"].drop(columns=["image_id", "kind"]))
+    return pd.concat(tables, ignore_index=True)
+
+
 def on_heads(scans, options):
     from busilib.learning import models
 
     protocol = "clean" if options.study == "clean" else "paper"
     recipe = recipes.get("A-frozen", "full", protocol, backbone=options.backbone, preprocessing=options.preprocessing)
     weights = models.find_weights(options.weights, options.backbone, "busi", "full")
-    study = {"leaks": studies.leaks_of, "inputs": studies.scans_or_masks, "clean": studies.clean}[options.study]
-    more = {"class_weight": options.class_weight} if options.study == "clean" else {}
+    study = {"leaks": studies.leaks_of, "inputs": studies.scans_or_masks, "clean": clean}[options.study]
     tables = []
     for seed in range(options.seeds):
-        tables.append(study(recipe, weights, scans, seed, **more))
+        tables.append(study(recipe, weights, scans, seed))
         print(tables[-1].round(3).head(8).to_string(), flush=True)
-    name = [options.study, options.backbone, options.preprocessing, options.class_weight and "weighted"]
+    name = [options.study, options.backbone, options.preprocessing]
     measured_on = about(recipe, weights, scans, range(options.seeds))
     keep("-".join(filter(None, name)), pd.concat(tables, ignore_index=True), measured_on, options.store)
 

@@ -1,4 +1,4 @@
-"""Studies over many heads on one frozen base: what each leak is worth, scans against masks, the clean protocol.
+"""Studies over many heads on one frozen base: what each leak is worth, scans against masks.
 
 Each returns a table, one row per measurement, and keeps it in the user's cache: what is finished is not computed again.
 ``recipe`` stands on a frozen base, ``weights`` is what `learning.models.find_weights` gives, ``scans`` a catalogue.
@@ -113,38 +113,11 @@ def scans_or_masks(recipe, weights, scans, seed, split_seed=42):
     return _cached(f"inputs-{seed}-{split_seed}", recipe, weights, scans, make)
 
 
-def clean(recipe, weights, scans, seed, folds=5, class_weight=None):
-    """Train on every fold of the clean protocol: the test folds' predictions, one row per scan, each scan once.
-
-    Columns: file_id, label, group, fold, seed and the probabilities p_benign, p_malignant, p_normal; besides, of the
-    validation sets the same with part "validation". ``seed`` draws the folds and the heads. ``class_weight``:
-    "balanced" makes every class count the same in training.
-    """
-
-    def make():
-        tables = []
-        for fold in range(folds):
-            split = splits.clean(scans, fold, folds, seed)
-            predictions = _train(recipe, weights, split, seed, class_weight)
-            predictions = predictions.assign(group=split.table["group"], fold=fold, seed=seed)
-            tables.append(predictions[predictions["split"] != "train"])
-        table = pd.concat(tables, ignore_index=True).rename(columns={"split": "part"})
-        return table[["file_id", "label", "group", "part", "fold", "seed", *PROBABILITIES]]
-
-    return _cached(f"clean-{seed}-{folds}-{class_weight}", recipe, weights, scans, make)
-
-
-def _train(recipe, weights, split, seed, class_weight=None):
+def _train(recipe, weights, split, seed):
     """Return the predictions of a head that is trained on a split."""
-    from sklearn.utils.class_weight import compute_class_weight
-
     from busilib.learning import training
 
-    if class_weight:
-        labels = codes(split.part("train")["label"])
-        classes = np.unique(labels)
-        class_weight = dict(zip(classes, compute_class_weight(class_weight, classes=classes, y=labels), strict=True))
-    return training.train_head(recipe, split, weights=weights, seed=seed, class_weight=class_weight)[1]
+    return training.train_head(recipe, split, weights=weights, seed=seed)[1]
 
 
 def _cached(name, recipe, weights, scans, make):

@@ -120,10 +120,10 @@ def layer_settings(model):
     return [(type(layer).__name__, layer.get_config() | {"name": "", "trainable": True}) for layer in _layers(model)]
 
 
-def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=()):
+def train_head(recipe, split, *, weights, seed=0, callbacks=()):
     """Train a head on a frozen base as `train` would, and return (history, predictions).
 
-    The base is built once for all heads of a recipe. ``class_weight``: dict class number → weight, or None.
+    The base is built once for all heads of a recipe.
     Raises ValueError for a recipe that trains a part of the base.
     """
     if recipe.unfreeze != "none":
@@ -135,7 +135,7 @@ def train_head(recipe, split, *, weights, seed=0, class_weight=None, callbacks=(
     for variables, values in ((head.variables, fresh.variables), (head.optimizer.variables, optimizer)):
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-    return _learn(recipe, split, frozen, head, seed, class_weight, callbacks)
+    return _learn(recipe, split, frozen, head, seed, callbacks)
 
 
 @lru_cache(maxsize=4)
@@ -156,7 +156,7 @@ def frozen_base(backbone, image_size, preprocessing, weights, seed=0):
     return keras.Model(prepare.input, base(prepare.output))
 
 
-def _learn(recipe, split, frozen, trained, seed, class_weight=None, callbacks=()):
+def _learn(recipe, split, frozen, trained, seed, callbacks=()):
     """Fit ``trained`` on what ``frozen`` (None: nothing is frozen) makes of a split; return history and predictions."""
     # Pixels that train the whole network are moved anew in every step, by a layer in front of it.
     in_front = recipe.augment and frozen is None
@@ -169,7 +169,7 @@ def _learn(recipe, split, frozen, trained, seed, class_weight=None, callbacks=()
         training = moved(recipe, split.part("train"), frozen, seed), training[1]
     if recipe.augment_validation:
         validation = moved(recipe, split.part("validation"), frozen, seed + 1), validation[1]
-    history = fit(fitted, recipe, training, validation, seed, class_weight, callbacks)
+    history = fit(fitted, recipe, training, validation, seed, callbacks)
     return history, predictions(split, predict(trained, inputs))
 
 
@@ -196,20 +196,19 @@ def moved(recipe, files, frozen, seed):
     return inputs.reshape(-1, *shape)
 
 
-def fit(model, settings, training, validation, seed, class_weight=None, callbacks=()):
+def fit(model, settings, training, validation, seed, callbacks=()):
     """Fit a compiled model, leave it at its best epoch, and return its history: one row per epoch.
 
     ``training`` and ``validation`` are (inputs, labels); inputs may hold several views of the images, see `batches`.
     ``settings`` has epochs, batch_size, monitor and patience: training stops after that many epochs without a better
-    value, and with None it runs all epochs. ``class_weight``: dict class number → weight of its images, or None.
+    value, and with None it runs all epochs.
     """
     epochs = settings.epochs
     patience = settings.patience or epochs
     stop = keras.callbacks.EarlyStopping(settings.monitor, patience=patience, restore_best_weights=True)
     tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=epochs))
     training, validation = batches(*training, settings.batch_size, seed), batches(*validation, PREDICT_BATCH)
-    options = {"epochs": epochs, "class_weight": class_weight, "verbose": int(shown())}
-    options |= {"shuffle": False}  # the batches are shuffled already
+    options = {"epochs": epochs, "shuffle": False, "verbose": int(shown())}  # the batches are shuffled already
     return epochs_of(model.fit(training, validation_data=validation, callbacks=[tell, *callbacks, stop], **options))
 
 

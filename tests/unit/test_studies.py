@@ -1,7 +1,6 @@
 """studies: a finished one is not computed again, its key covers the data, and its numbers are those of its parts."""
 
 import runpy
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from busilib import metrics, published, recipes, runs, studies
-from busilib.data import images, splits
+from busilib.data import images
 from busilib.learning import models, training
 from busilib.recipes import PROBABILITIES
 
@@ -66,40 +65,6 @@ def test_worth_is_the_corrected_paired_interval():
     assert table.loc["copies", ["mean", "low", "high"]].tolist() == pytest.approx(expected)
     assert expected[1] < metrics.corrected_interval([10, 20, 0], 1, 0)[1], "re-drawn splits share their training images"
     assert table.loc["masks", "mean"] == pytest.approx(30) and list(table.index) == ["copies", "masks"]
-
-
-def test_clean_tests_every_scan_once_on_heads_that_never_saw_its_group(recipe, phantoms):
-    table = studies.clean(recipe, NONE, phantoms, 0, folds=3)
-    test = table[table["part"] == "test"]
-    assert sorted(test["file_id"]) == sorted(splits.without_objections(phantoms).table["image_id"])
-    assert (test.groupby("group")["fold"].nunique() == 1).all()
-    right = test[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(test["label"])
-    assert studies.accuracy(table) == pytest.approx(right.mean())
-
-
-def test_after_regrouping_the_folds_are_new(recipe, phantoms):
-    """The groups decide the folds, so a study of other groups is another study."""
-    before = studies.clean(recipe, NONE, phantoms, 0, folds=3)
-    # Pairs of neighbours of one class are one group each.
-    groups = phantoms.table["label"] + (phantoms.table.groupby("label").cumcount() // 2).astype(str)
-    regrouped = replace(phantoms, table=phantoms.table.assign(group=groups))
-    after = studies.clean(recipe, NONE, regrouped, 0, folds=3).query("part == 'test'")
-    assert (after.groupby("group")["fold"].nunique() == 1).all()
-    assert set(after["group"]) != set(before["group"])
-
-
-def test_balanced_weights_count_each_class_the_same(recipe, phantoms, monkeypatch):
-    asked, train_head = [], training.train_head
-
-    def watched(*given, class_weight=None, **named):
-        asked.append((given[1], class_weight))
-        return train_head(*given, class_weight=class_weight, **named)
-
-    monkeypatch.setattr(training, "train_head", watched)
-    studies.clean(recipe, NONE, phantoms, 0, folds=3, class_weight="balanced")
-    for split, weights in asked:
-        counts = np.bincount(studies.codes(split.part("train")["label"]))
-        np.testing.assert_allclose([weights[k] * n for k, n in enumerate(counts)], counts.sum() / 3)
 
 
 def test_scans_or_masks_compares_the_same_images(recipe, phantoms):
