@@ -22,6 +22,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 
@@ -221,6 +222,9 @@ def save(model, history, probabilities, recipe, scans, split, *, weights=None, s
     from busilib.learning import comparators, training
 
     weights, info, folder = _planned(recipe, scans, split, weights, seed, start, runs)
+    probabilities = np.asarray(probabilities, dtype=float)
+    if probabilities.shape != (len(split.table), len(CLASSES)):
+        raise RunError(f"probabilities are {probabilities.shape}; {split.name} needs ({len(split.table)}, 3)")
     if isinstance(recipe, Recipe):
         edited, trained = training.by_hand(model, history, probabilities, recipe, split, weights)
     else:

@@ -8,7 +8,6 @@ X are uint8 pixels (N, size, size, 3), y class numbers (N,) in class order; ``cl
 The function or class that makes a system says where it comes from, what is known of it and what was chosen here.
 """
 
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
@@ -147,28 +146,21 @@ def _averages(maps):
 
 
 @networks.estimator
-class OnFeatures(networks.Classifier):
-    """Features, and the one of some classifiers that does best with them on the validation set (of equals the first).
+class Best(networks.Classifier):
+    """Of some classifiers the one that does best on the validation set; of equals the first."""
 
-    A Pipeline would hand the validation set on without making features of it.
-    """
-
-    features: object
     candidates: tuple
     seed: int = 0
 
     def fit(self, X, y, validation=None, groups=None):
         """Learn. ``validation`` (X, y) only chooses; without it a fifth of X does, whole ``groups`` (N,) held out."""
-        (X, y), (held_out, truth) = networks.parts(X, y, validation, groups, self.seed)
-        self.features_ = clone(self.features)
-        x, validation = self.features_.fit_transform(X), (self.features_.transform(held_out), truth)
-        fitted = [clone(candidate).fit(x, y, validation) for candidate in self.candidates]
+        train, validation = networks.parts(X, y, validation, groups, self.seed)
+        fitted = [clone(candidate).fit(*train) for candidate in self.candidates]
         self.best_ = max(fitted, key=lambda candidate: candidate.score(*validation))
-        self.history_ = getattr(self.best_, "history_", NO_EPOCHS)
         return self
 
     def predict_proba(self, X):
-        return self.best_.predict_proba(self.features_.transform(X))
+        return self.best_.predict_proba(X)
 
 
 class LinearSvm(LinearSVC):
@@ -214,8 +206,8 @@ class RandomisedNetwork(networks.Classifier):
         """Return H (N, width), values in (0, 1), for inputs (N, F)."""
         return 1 / (1 + np.exp(-(x @ self.weights_ + self.bias_)))
 
-    def fit(self, X, y, validation=None, groups=None):
-        """Draw the hidden layer and solve for the output weights; validation and groups are of no use here."""
+    def fit(self, X, y):
+        """Draw the hidden layer and solve for the output weights."""
         rng = np.random.default_rng(self.seed)
         # Divided by √F so that a sum over many standardised features stays where the sigmoid bends.
         self.weights_ = rng.normal(size=(X.shape[1], self.width)) / np.sqrt(X.shape[1])
@@ -238,7 +230,7 @@ def bcdnet(image_size=224, backbone="VGG16", widths=(64, 256, 1024), ridges=(0.1
     """
     base = FrozenFeatures(backbone, weights, image_size, seed)
     tried = tuple(RandomisedNetwork(*size, seed) for size in product(widths, ridges))
-    return OnFeatures(make_pipeline(base, StandardScaler()), tried, seed)
+    return make_pipeline(base, StandardScaler(), Best(tried, seed))
 
 
 @networks.estimator
@@ -259,7 +251,7 @@ def inception(
     Inception-ResNet-v2. chosen: global average, BatchNormalization, one softmax layer, Adam.
     """
     base = FrozenFeatures(backbone, weights, image_size, seed)
-    return OnFeatures(base, (SoftmaxHead(epochs, batch_size, learning_rate, patience, seed),), seed)
+    return make_pipeline(base, SoftmaxHead(epochs, batch_size, learning_rate, patience, seed))
 
 
 @dataclass(frozen=True)
@@ -362,11 +354,14 @@ def train(system, split, *, scans, weights, seed=0):
     X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
     train, held_out = (split.table["file_id"].isin(split.part(name)["file_id"]) for name in ("train", "validation"))
     classifier, more = _estimator(system, weights, seed), {}
-    if has_fit_parameter(classifier, "validation"):
+    *before, last = _steps(classifier)
+    for step in before:  # by hand: a Pipeline would hand the validation set on without making features of it
+        X = step.fit(X[train], y[train]).transform(X)
+    if has_fit_parameter(last, "validation"):
         more = {"validation": (X[held_out], y[held_out]), "groups": groups[train].to_numpy()}
-    classifier.fit(X[train], y[train], **more)
-    probabilities = check_probabilities(training.probabilities(classifier, X), f"{system.title} ({split.name})")
-    history = getattr(classifier, "history_", NO_EPOCHS)
+    last.fit(X[train], y[train], **more)
+    probabilities = check_probabilities(training.probabilities(last, X), f"{system.title} ({split.name})")
+    history = getattr(last, "history_", NO_EPOCHS)
     model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
     return training.Trained(model, history, training.predictions(split, probabilities), {"epochs_run": len(history)})
 
@@ -381,19 +376,17 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
     ``edited`` names, as a list of texts, what is not as the system says: empty when all is.
     """
     probabilities = check_probabilities(probabilities, "What was fitted by hand")
-    if len(probabilities) != len(split.table):
-        raise RunError(f"probabilities have {len(probabilities)} rows; {split.name} needs {len(split.table)}")
     fresh, first = _estimator(system, weights, seed), read(system, replace(split, table=split.table[:4]), scans)
     if isinstance(model, keras.Model):
         steps = -(-len(split.part("train")) // fresh.batch_size)
         edited, model, table = fresh.by_hand(model, history, first.shape[1:], steps)
         answers = keras.ops.convert_to_numpy(model(first))
     else:
-        edited, model, steps = _fitted_by_hand(model, fresh)
-        for step in steps[:-1]:  # called as it is, a base is not traced for four images
+        edited, (*before, last) = _adopted(model, fresh)
+        for step in before:  # called as it is, a base is not traced for four images
             is_base = isinstance(step, FrozenFeatures)
             first = keras.ops.convert_to_numpy(step.base()(first)) if is_base else step.transform(first)
-        table, answers = getattr(model, "history_", NO_EPOCHS), training.probabilities(steps[-1], first)
+        model, table, answers = fresh, getattr(last, "history_", NO_EPOCHS), training.probabilities(last, first)
     if not np.allclose(answers, probabilities[:4], atol=0.001):
         # Its settings are the system's, or are said to be others already; what it computes is something else.
         edited, model = [*edited, f"answers than {system.title} gives with what was learned"], None
@@ -401,38 +394,32 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
     return edited, training.Trained(model, table, predictions, {"epochs_run": len(table)})
 
 
-def _fitted_by_hand(model, fresh):
-    """Return (edited, classifier, its steps): ``fresh`` with what a model learned from pixels or a base's features.
+def _adopted(model, fresh):
+    """Return (edited, steps): the steps of ``fresh``, with what a model learned from pixels or a base's features.
 
     Each step of the model stands for the step of ``fresh`` that has its class, or one derived from it, or a class of
     the same name: a notebook's class could not be opened elsewhere.
     """
-    given, whole = _steps(model), copy(fresh)
-    expected = _steps(fresh)
-    if isinstance(expected[0], FrozenFeatures) and not isinstance(given[0], FrozenFeatures):
-        given = [expected[0].fit(), *given]
-    if isinstance(fresh, OnFeatures):
-        same = [one for one in fresh.candidates if one.get_params() == given[-1].get_params()]
-        expected[-1] = clone((same or fresh.candidates)[0])
-    if [_name(step) for step in given] != [_name(step) for step in expected]:
-        raise RunError(f"a fitted {' → '.join(map(_name, given))} is no {' → '.join(map(_name, expected))}")
-    edited = []
-    for step, own in zip(given, expected, strict=True):
+    given, steps, edited = _steps(model), _steps(fresh), []
+    if isinstance(steps[0], FrozenFeatures) and not isinstance(given[0], FrozenFeatures):
+        given = [steps[0].fit(), *given]
+    if isinstance(steps[-1], Best) and not isinstance(given[-1], Best):
+        best = steps.pop()
+        same = [one for one in best.candidates if one.get_params() == given[-1].get_params()]
+        best.best_ = clone((same or best.candidates)[0])
+        steps.append(best.best_)
+    if [_name(step) for step in given] != [_name(step) for step in steps]:
+        raise RunError(f"a fitted {' → '.join(map(_name, given))} is no {' → '.join(map(_name, steps))}")
+    for step, own in zip(given, steps, strict=True):
         if step.get_params() != own.get_params():
             edited.append(f"settings of {_name(own)}")
             own.set_params(**step.get_params())
         vars(own).update({name: value for name, value in vars(step).items() if name.endswith("_")})
-    if isinstance(fresh, OnFeatures):
-        features = expected[:-1]
-        whole.features_ = make_pipeline(*features) if len(features) > 1 else features[0]
-        whole.best_, whole.history_ = expected[-1], getattr(expected[-1], "history_", NO_EPOCHS)
-    return edited, whole, expected
+    return edited, steps
 
 
 def _steps(classifier):
     """Return the estimators that follow one another in a classifier, as a list."""
-    if isinstance(classifier, OnFeatures):
-        return [*_steps(classifier.features), getattr(classifier, "best_", classifier.candidates[0])]
     return [step for _, step in classifier.steps] if hasattr(classifier, "steps") else [classifier]
 
 

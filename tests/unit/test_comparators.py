@@ -110,11 +110,11 @@ def test_the_randomised_network_solves_only_its_output_layer():
 
 def test_bcdnet_takes_the_width_that_validation_likes_best(tiny):
     (x, y), validation = striped(60), striped(seed=1)
-    fitted = estimator("bcdnet").fit(x, y, validation)
-    features = fitted.features_.transform
-    scores = [one.fit(features(x), y).score(features(validation[0]), validation[1]) for one in fitted.candidates]
-    assert fitted.best_.get_params() == fitted.candidates[int(np.argmax(scores))].get_params()
-    assert len(fitted.candidates) == 2 * 3
+    features, best = estimator("bcdnet")[:-1].fit(x), estimator("bcdnet")[-1]
+    x, validation = features.transform(x), (features.transform(validation[0]), validation[1])
+    scores = [one.fit(x, y).score(*validation) for one in best.candidates]
+    assert best.fit(x, y, validation).best_.get_params() == best.candidates[int(np.argmax(scores))].get_params()
+    assert len(best.candidates) == 2 * 3
 
 
 def test_a_cells_wiring_and_pooling_by_hand():
