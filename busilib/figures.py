@@ -16,7 +16,6 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy import ndimage
 
 COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}
 TRAIN, VALIDATION, PAPER = "#0072B2", "#E69F00", "#595959"
@@ -298,19 +297,6 @@ def heat(images, maps, masks, places, titles, columns=4):
     return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
 
 
-def candidates(counts, labels):
-    """How many whole numbers still fit after each printed value. ``counts``: dict title → list, one per value read."""
-    figure, (ax,) = _axes(6.4, 3.2)
-    for _, left, style in _series(counts):
-        ax.plot(range(1, len(left) + 1), left, **style)
-        ax.annotate(f"{left[-1]} left", (len(left), left[-1]), xytext=(6, 4), textcoords="offset points", fontsize=9)
-    ax.set(yscale="log", xlabel=labels[0], ylabel=labels[1], ylim=(0.7, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False)
-    words = [f"{title}: {', '.join(map(str, left))}" for title, left in counts.items()]
-    return Picture(figure, f"Lines on a logarithmic axis: {labels[1]}, by {labels[0]}.", words)
-
-
 def right_counts(right, marked, label):
     """Bars: how many draws gave how many right. ``right``: whole numbers (n,). ``marked``: dict text → a number."""
     figure, (ax,) = _axes(7.4, 3)
@@ -468,26 +454,20 @@ def _heatmap(ax, values, texts, classes, title, **options):
     ax.set(title=title, xlabel="predicted", ylabel="true")
 
 
-def labelled(images, titles, parts):
-    """Scans with the names of their parts beside them, each joined by a line to a pixel well inside it.
+def labelled(images, titles, points):
+    """Scans with the names of their parts beside them, each joined by a line to a point in that part.
 
-    ``parts``: one dict per scan, name → bool (h, w), as `busilib.data.phantom.parts` gives it.
+    ``points``: one dict per scan, name → (row, column), from top to bottom.
     """
     figure, axes = _images(images, titles, len(images), (4.6, 3.4), vmin=0, vmax=255)
     words = []
-    for ax, title, regions in zip(axes, titles, parts, strict=True):
-        inmost = {}
-        for name, region in regions.items():
-            depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-            deep = np.argwhere(depth > 0.9 * depth.max())
-            inmost[name] = deep[len(deep) // 2]
-        inmost = dict(sorted(inmost.items(), key=lambda item: item[1][0]))
-        for k, (name, (row, column)) in enumerate(inmost.items()):
-            place = 1.06, 1 - (k + 0.5) / len(inmost)
+    for ax, title, parts in zip(axes, titles, points, strict=True):
+        for k, (name, (row, column)) in enumerate(parts.items()):
+            place = 1.06, 1 - (k + 0.5) / len(parts)
             line = {"arrowstyle": "-", "color": "#E69F00", "lw": 1.4, "shrinkB": 0}
             ax.annotate(name, (column, row), place, textcoords="axes fraction", va="center", arrowprops=line)
             ax.plot(column, row, "o", color="#E69F00", mec="black", ms=5)
-        words.append(f"{title}, from top to bottom: {', '.join(inmost)}")
+        words.append(f"{title}, from top to bottom: {', '.join(parts)}")
     return Picture(figure, f"{len(images)} scans. Each orange line leads from a name to a point in that part.", words)
 
 

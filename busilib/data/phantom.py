@@ -27,12 +27,10 @@ from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
 GENERATOR_VERSION = 2
+_TABLE = json.loads((files("busilib") / "tables" / "phantom.json").read_text(encoding="utf-8"))
 
 
-_SETTINGS = "axial_mm lateral_mm smooth_mm depth_mm residual_db gain_db range_db curve thin_fat gland_db images marked"
-
-
-class Scanner(namedtuple("Scanner", f"{_SETTINGS} pictogram patient_scans")):
+class Scanner(namedtuple("Scanner", _TABLE["scanners"]["first"])):
     """One hospital's scanner and its scans. A pair is a range that each scan draws from. "first" has BUSI's kind.
 
     Attributes:
@@ -53,7 +51,6 @@ class Scanner(namedtuple("Scanner", f"{_SETTINGS} pictogram patient_scans")):
     __slots__ = ()
 
 
-_TABLE = json.loads((files("busilib") / "tables" / "phantom.json").read_text(encoding="utf-8"))
 SCANNERS = {name: Scanner(**settings) for name, settings in _TABLE["scanners"].items()}
 _SEVERAL = {"benign": 16 / 437, "malignant": 1 / 210, "normal": 0.0}
 _SIBLINGS = 346 / 780
@@ -125,13 +122,10 @@ def _layers(rng, depth, width, mm, thin_fat):
 
 
 def _tissue(rng, shape, mm, scanner):
-    """Return a breast without a lesion: echo strength in dB, float32 (height, width), and the gland's level.
-
-    And what `parts` needs: the layers' memberships before the tissue is bent, and the place each pixel is taken from.
-    """
+    """Return a breast without a lesion: echo strength in dB, float32 (height, width), and the gland's level."""
     height, width = shape
     depth = (np.arange(height, dtype=np.float32) * np.float32(mm))[:, None]
-    layers = fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm, scanner.thin_fat)
+    fat, gland, muscle, deep, skin = _layers(rng, depth, width, mm, scanner.thin_fat)
     gland_db, streaky, lobular = rng.uniform(*scanner.gland_db), rng.uniform(0.4, 1.3), rng.uniform(0, 1.3)
 
     def grain(tall, wide):
@@ -158,8 +152,7 @@ def _tissue(rng, shape, mm, scanner):
     calm = np.clip(depth / 4, 0, 1) / mm
     rows = np.arange(height)[:, None] + calm * (rng.uniform(0.4, 1.2) * grain(7, 10) + 0.25 * grain(2.5, 5))
     columns = np.arange(width)[None, :] + calm * 0.8 * grain(6, 8)
-    bent = ndimage.map_coordinates(echo, [rows, columns], order=1, mode="nearest", output=np.float32)
-    return bent, gland_db, layers, (rows, columns)
+    return ndimage.map_coordinates(echo, [rows, columns], order=1, mode="nearest", output=np.float32), gland_db
 
 
 # --- lesions --------------------------------------------------------------------------------------------------------
@@ -277,19 +270,14 @@ def _shade(rng, shape, mm, scanner):
     return (residual + contact * rng.uniform(2, 7) * np.clip(depth / 12, 0, 1)).astype(np.float32)
 
 
-def _frame(rng, scanner):
-    """Return the size of a frame, (height, width) in pixels, and a pixel's side in mm."""
-    shape = int(rng.integers(212, 330)), int(rng.integers(230, 401))
-    return shape, rng.uniform(*scanner.depth_mm) / shape[0]
-
-
 def _simulate(label, rng, lesions, scanner, look):
     """Return a whole frame in grey levels (float32, before rounding), its masks (bool) and its true parameters.
 
     ``look`` draws what the scans of one patient share: depth, lesion, gain and range.
     """
-    shape, mm = _frame(look, scanner)
-    echo, gland_db, *_ = _tissue(rng, shape, mm, scanner)
+    shape = int(look.integers(212, 330)), int(look.integers(230, 401))
+    mm = look.uniform(*scanner.depth_mm) / shape[0]  # a pixel's side
+    echo, gland_db = _tissue(rng, shape, mm, scanner)
     placed, masks, loss = [], [], _shade(rng, shape, mm, scanner)
     for _ in range(lesions if label != "normal" else 0):
         size = shape[0] * mm, shape[1] * mm
@@ -418,28 +406,6 @@ def draw(label, seed, *, copy=0, mirrored=False, marks="", colour=False, lesions
     return Scan(_annotate(rng, pixels, whole, marks, colour, scanner.pictogram), whole, truth, masks)
 
 
-def parts(label, seed):
-    """Return where the parts are of the scan that ``draw(label, seed)`` gives: a dict of bool arrays (height, width).
-
-    Skin, fat, gland and muscle are what lies beside the lesion and the tissue below it. "enhancement" or "shadow" is
-    the tissue below the middle of the lesion, where the generator made one.
-    """
-    scan, seeds = draw(label, seed), [*np.atleast_1d(seed).tolist(), CLASSES.index(label)]
-    rng = np.random.default_rng([*seeds, 0])
-    _, _, (fat, gland, muscle, deep, skin), places = _tissue(rng, *_frame(rng, SCANNERS["first"]), SCANNERS["first"])
-    which = np.argmax((skin, fat, gland, muscle, deep), axis=0)
-    which = ndimage.map_coordinates(which, places, order=0, mode="nearest")
-    which, *_ = _cut(np.random.default_rng([*seeds, 1]), which, [], {}, copy=0, mirrored=False)
-    lesion = scan.mask > 0
-    under = np.cumsum(lesion, axis=0) > 0
-    regions = {name: (which == k) & ~under for k, name in enumerate(("skin", "fat", "gland", "muscle"))}
-    if lesion.any():
-        across = np.abs(np.arange(lesion.shape[1]) - scan.truth["centre_x"])
-        middle = across < scan.truth["lateral_mm"] / scan.truth["mm_per_pixel"] / 2
-        regions |= {"lesion": lesion, scan.truth["posterior"]: under & ~lesion & middle}
-    return {name: region for name, region in regions.items() if region.any() and name != "none"}
-
-
 # --- a whole data set -----------------------------------------------------------------------------------------------
 
 
@@ -472,15 +438,12 @@ def _plan_class(rng, label, count, first_group, scanner):
     """Return one dict per image of a class: group, copy, mirrored, marks, colour, lesions, in shuffled order."""
     rows, most = [], scanner.patient_scans
     for group, size in enumerate(_patients(rng, count, most) if most else _families(count), first_group):
-        if most:
-            shared = {"label": label, "drawn_as": label, "group": group, "lone": False, "lesions": 1, "colour": False}
-            rows += [shared | {"copy": 0, "mirrored": False, "scan": scan} for scan in range(size)]
-            continue
-        flips = [False, *(rng.random(size - 1) < 0.35).tolist()]
-        if group == first_group and size > 1:
+        flips = [False] * size if most else [False, *(rng.random(size - 1) < 0.35).tolist()]
+        if group == first_group and size > 1 and not most:
             flips[1] = True
-        shared = {"label": label, "drawn_as": label, "group": group, "lone": size == 1, "lesions": 1, "colour": False}
-        rows += [shared | {"copy": copy, "mirrored": flip} for copy, flip in enumerate(flips)]
+        shared = {"label": label, "drawn_as": label, "group": group, "lesions": 1, "colour": False}
+        shared["lone"] = size == 1 and not most
+        rows += [shared | {"copy": 0 if most else k, "scan": k, "mirrored": flip} for k, flip in enumerate(flips)]
     several = max(round(_SEVERAL[label] * count), int(label != "normal" and count >= 14))
     for row in [row for row in rows if row["lone"]][:several]:
         row |= {"lone": False, "lesions": 2}

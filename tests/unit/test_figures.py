@@ -37,7 +37,7 @@ WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "no
 
 PICTURES = {
     "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
-    "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": LESION}] * 2), "a, from top to bottom: lesion."),
+    "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": (3, 4)}] * 2), "a, from top to bottom: lesion."),
     "hospitals": (lambda: figures.hospitals({"home": SCORES.dropna()}), "phase 1: home: 0.80 (0.70 to 0.90)"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
@@ -57,10 +57,6 @@ PICTURES = {
     "filters": (lambda: figures.filters({"first": np.ones((7, 7, 3, 88))}), "first: 88 filters of 7 × 7"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
     "feature_maps": (lambda: figures.feature_maps(PIXELS[0], FEATURES), "conv: 4 × 4 places, 100% of the values"),
-    "candidates": (
-        lambda: figures.candidates({"test": [9, 3]}, ("values read", "left")),
-        "left, by values read. test: 9",
-    ),
     "right_counts": (lambda: figures.right_counts([3, 5, 5], {"Table 1": 4}, "right"), "Marked: Table 1 4."),
     "worth": (lambda: figures.worth({"BUSI": INTERVALS}), "BUSI: phase 1: +0.8 (+0.7 to +0.9)."),
     "comparison": (lambda: figures.comparison(SYSTEMS, 0.5), "measured on breast ultrasound: forest 90 %."),

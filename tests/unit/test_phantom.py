@@ -173,28 +173,6 @@ def test_truth_finds_the_lesion():
     assert not normal.mask.any() and normal.truth["lesions"] == 0 and "kind" not in normal.truth
 
 
-@pytest.mark.parametrize(("label", "seed", "below"), [("benign", 30, "enhancement"), ("malignant", 296, "shadow")])
-def test_parts_are_where_the_scan_shows_them(label, seed, below):
-    """Lesson 00's picture: the layers follow one another, and what lies below the lesion is brighter or darker."""
-    scan, parts = phantom.draw(label, seed), phantom.parts(label, seed)
-    assert list(parts) == ["skin", "fat", "gland", "muscle", "lesion", below]
-    assert all(region.shape == scan.mask.shape for region in parts.values())
-    assert sum(region.astype(int) for region in parts.values()).max() == 1, "two parts share a pixel"
-    assert np.array_equal(parts["lesion"], scan.mask > 0)
-    heights = [np.nonzero(parts[name])[0].mean() for name in ("skin", "fat", "gland", "muscle")]
-    assert heights == sorted(heights)
-    rows = np.nonzero(parts[below])[0]
-    beside = np.zeros_like(parts[below])
-    beside[rows.min() : rows.max()] = True
-    beside &= parts["gland"] | parts["muscle"]
-    brighter = scan.pixels[parts[below]].mean() - scan.pixels[beside].mean()
-    assert brighter > 20 if below == "enhancement" else brighter < -20
-
-
-def test_parts_of_a_normal_scan_are_its_layers():
-    assert list(phantom.parts("normal", 11)) == ["skin", "fat", "gland", "muscle"]
-
-
 def test_refuses_what_it_cannot_do(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious", encoding="utf-8")
