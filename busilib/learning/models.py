@@ -70,7 +70,7 @@ def find_weights(weights, backbone, kind="phantom", profile="quick"):
             if weights == "imagenet":
                 raise
             damaged = f"the file {BACKBONES[backbone].file} in Keras' cache is damaged (delete it), so "
-            why = damaged if isinstance(error.__cause__, _Unreadable) else "ImageNet weights are not here, so "
+            why = damaged if isinstance(error, _Damaged) else "ImageNet weights are not here, so "
     if weights not in ("auto", "phantom"):
         path = Path(weights).expanduser()
         return _from_file("file", f"{backbone}: weights from the file {path.name}.", path)
@@ -83,41 +83,24 @@ def find_weights(weights, backbone, kind="phantom", profile="quick"):
     return Weights("none", f"{backbone}: {why}weights are {RANDOM} (none were trained on phantoms).")
 
 
+class _Damaged(WeightsError):
+    """A file that holds no weights, whatever the network."""
+
+
 def _from_file(kind, sentence, path):
     if not path.is_file():
         choices = '"auto", "imagenet", "phantom", "none" or a file'
         raise WeightsError(f'WEIGHTS="{path}": there is no such file. Choose {choices}.')
-    if kind != "phantom":
-        try:
-            _check_file(path)
-        except _Unreadable as error:
-            again = 'Delete it: PROFILE="full" downloads it anew.' if kind == "imagenet" else "Name another file."
-            raise WeightsError(f"{path} {error}. {again}") from error
-    with open(path, "rb") as file:
-        return Weights(kind, sentence, str(path), hashlib.file_digest(file, "sha256").hexdigest())
-
-
-class _Unreadable(Exception):
-    """A file that holds no weights, whatever the network; the message says what it is."""
-
-
-def _check_file(path):
-    """Raise `_Unreadable` unless a file is whole HDF5, or a .keras file with weights inside: neither runs code."""
-    with open(path, "rb") as file:
-        start = file.read(256).lstrip()
     try:
         if path.suffix == ".keras":
             zipfile.ZipFile(path).getinfo("model.weights.h5")
-        else:
-            h5py.File(path).close()
+        elif kind != "phantom":
+            h5py.File(path).close()  # unlike a pickled file, which PyTorch writes, it cannot run code
     except Exception as error:  # zipfile and h5py raise many kinds
-        kinds = {b"\x89HDF": f"is damaged or truncated ({error})", b"PK": "is a zip, as PyTorch writes, not Keras"}
-        kinds |= {
-            b"<": "is a web page: its download went wrong",
-            b"\x80": "is pickled, so it could run code: not opened",
-        }
-        what = next((what for begin, what in kinds.items() if start.startswith(begin)), "is no file of Keras weights")
-        raise _Unreadable(what) from error
+        again = 'Delete it: PROFILE="full" downloads it anew.' if kind == "imagenet" else "Name another file."
+        raise _Damaged(f"{path} is no whole file of Keras weights ({error}). {again}") from error
+    with open(path, "rb") as file:
+        return Weights(kind, sentence, str(path), hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _imagenet(backbone, profile):
