@@ -253,11 +253,12 @@ def not_weights(kind, whole, mark):
         "PyTorch": (".pth", zipped("archive/data.pkl", bomb)),
         "PyTorch as .keras": (".keras", zipped("archive/data.pkl", bomb)),
         "pickle": (".h5", bomb),
+        "text": (".h5", b"no weights"),
         "empty": (".weights.h5", b""),
     }[kind]
 
 
-KINDS = ["truncated", "header only", "web page", "PyTorch", "PyTorch as .keras", "pickle", "empty"]
+KINDS = ["truncated", "header only", "web page", "PyTorch", "PyTorch as .keras", "pickle", "text", "empty"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
