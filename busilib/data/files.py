@@ -10,7 +10,6 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -66,22 +65,24 @@ def find_folder(folder):
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Give the folder that holds {', '.join(CLASSES)}.")
-    if (folder / LABELS).is_file():
-        return folder
-    children = [child.name for child in _visible(folder) if child.is_dir()]
-    if not set(CLASSES).isdisjoint(children):
+    if _is_data(folder):
         return folder
     if layout := _layout(folder):
         convert = f'busi data convert "{folder}" NEW_FOLDER'
         raise DataError(f"{folder} has {layout}. Make a copy that can be read, with a {LABELS}: {convert}")
-    inside = [child for child in children if any((folder / child / name).exists() for name in (*CLASSES, LABELS))]
-    if not inside and len(children) == 1 and any(child.is_dir() for child in _visible(folder / children[0])):
-        return find_folder(folder / children[0])
+    children = [child for child in _visible(folder) if child.is_dir()]
+    inside = [child for child in children if _is_data(child)]
+    if not inside and len(children) == 1 and any(child.is_dir() for child in _visible(children[0])):
+        return find_folder(children[0])
     if len(inside) != 1:
         what = f"{len(inside)} data sets" if inside else "no class folder"
-        what += f": {', '.join(inside or children) or 'nothing at all'}"
+        what += f": {', '.join(child.name for child in inside or children) or 'nothing at all'}"
         raise DataError(f"{folder} holds {what}. Give the one folder that holds {', '.join(CLASSES)} (in lower case).")
-    return folder / inside[0]
+    return inside[0]
+
+
+def _is_data(folder):
+    return any((folder / name).exists() for name in (*CLASSES, LABELS))
 
 
 def _layout(folder):
@@ -151,10 +152,8 @@ def _list(root):
     paths = [path for path in paths if path not in problems]
     if not paths and not problems:
         raise DataError(f"{root} holds no images at all. Put PNG files into {', '.join(CLASSES)}.")
-    paths.sort(key=lambda path: (CLASSES.index(path.parent.name), natural_key(path.stem)))
-    rows = [(path.parent.name, path, _MASK.sub("", path.stem), bool(_MASK.search(path.stem))) for path in paths]
-    files = pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask"]).astype({"is_mask": bool})
-    files["image_id"] = [path.stem for path in files.path]
+    names = [(path, path.stem) for path in paths]
+    files = _in_order([(p.parent.name, p, _MASK.sub("", name), bool(_MASK.search(name)), name) for p, name in names])
     scans, masks = files[~files.is_mask], files[files.is_mask]
     twice = scans.path[scans.assign(scan=scans.scan.str.casefold()).duplicated(["label", "scan"])]
     problems |= {path: "the name of another image but for upper and lower case. Rename it." for path in twice}
@@ -177,7 +176,7 @@ def read_csv(path, columns):
 
 def _labelled(root):
     """Return the same as `_list` of a folder whose `LABELS` names the files."""
-    table, rows, problems = read_csv(root / LABELS, ("file", "label")), [], {}
+    table, rows, problems = read_csv(root / LABELS, ("file", "label")), {}, {}
     names = table.file.map(lambda file: Path(file).stem)
     if names.str.casefold().duplicated().any():  # files of two folders share a name
         names = table.file.map(lambda file: Path(file).with_suffix("").as_posix())
@@ -185,22 +184,25 @@ def _labelled(root):
     for file, label, name, several in zip(table.file, table.label.str.casefold(), names, masks, strict=True):
         listed = [(file, name), *((mask.strip(), f"{name}_mask") for mask in several.split(";") if mask.strip())]
         for number, (one, image_id) in enumerate(listed):
-            path = _inside(root, one)
+            inside = _inside(root, one)
+            path = inside or root / one
             if label not in CLASSES:
-                problems[path or root / one] = (
-                    f"its label in {LABELS} is {label!r}. Only {', '.join(CLASSES)} are read."
-                )
-            elif not path:
-                problems[root / one] = f"{LABELS} names it, and it is not there."
+                problems[path] = f"its label in {LABELS} is {label!r}. Only {', '.join(CLASSES)} are read."
+            elif not inside:
+                problems[path] = f"{LABELS} names it, and it is not there."
+            elif path in rows:
+                problems[path] = f"{LABELS} names it twice."
             image_id += f"_{number - 1}" if number > 1 else ""
-            rows.append((label, path or root / one, name, number > 0, image_id))
-    files = pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id"]).astype({"is_mask": bool})
-    if files.empty:
+            rows[path] = (label, path, name, number > 0, image_id)
+    if not rows:
         raise DataError(f"{root / LABELS} lists no images at all.")
-    problems |= dict.fromkeys(files.path[files.path.duplicated()], f"{LABELS} names it twice.")
-    files = files[~files.path.isin(problems)]
-    order = [(CLASSES.index(row.label), natural_key(row.image_id)) for row in files.itertuples()]
-    return files.iloc[sorted(range(len(files)), key=order.__getitem__)].reset_index(drop=True), problems
+    return _in_order([row for path, row in rows.items() if path not in problems]), problems
+
+
+def _in_order(rows):
+    """Return the table of files, by class and naturally by name; rows: label, path, scan, is_mask, image_id."""
+    rows = sorted(rows, key=lambda row: (CLASSES.index(row[0]), natural_key(row[4])))
+    return pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id"]).astype({"is_mask": bool})
 
 
 def is_text(path):
@@ -267,13 +269,6 @@ def _wrong_sizes(files):
 
 
 def _hidden_masks(files):
-    """Return the problems of scans that are masks by their content, each with the scan that it seems to belong to."""
-    scans, problems = files[~files.is_mask], {}
-    for row in scans[scans.two_valued].itertuples():
-        same = "not two_valued and label == @row.label and width == @row.width and height == @row.height"
-        near = (
-            get_close_matches(row.scan, scans.query(same).scan, 1, 0.3) if len(problems) < 10 else []
-        )  # ten are shown
-        what = f"and the size of {near[0]}.png. Name it {near[0]}_mask.png if it is its mask" if near else "and no scan"
-        problems[row.path] = f"two grey values, as a mask has, {what}. Else remove it."
-    return problems
+    """Return the problems of scans that are masks by their content."""
+    what = "two grey values, as a mask has. Name it X_mask.png if it is the mask of X.png, else remove it."
+    return dict.fromkeys(files.path[files.two_valued & ~files.is_mask], what)

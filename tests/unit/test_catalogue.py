@@ -298,12 +298,11 @@ BAD = {
     ),
     "a mask under another name": (
         lambda root: save(root / "benign/mark (2).png", lesion()),
-        "benign/mark (2).png: two grey values, as a mask has, and the size of benign (2).png. Name it "
-        "benign (2)_mask.png if it is its mask.",
+        "benign/mark (2).png: two grey values, as a mask has. Name it X_mask.png if it is the mask of X.png",
     ),
     "a blurred mask under another name": (
         lambda root: save(root / "benign/b2.png", lesion((240, 200)).filter(ImageFilter.BoxBlur(1))),
-        "benign/b2.png: two grey values, as a mask has, and no scan.",
+        "benign/b2.png: two grey values, as a mask has.",
     ),
     "an empty picture": (lambda root: save(root / SCAN, Image.new("L", (24, 20), 9)), f"{SCAN}: two grey values"),
     "another format": (lambda root: noise(1).save(root / "benign/scan.jpg"), "benign/scan.jpg: no PNG image. Move it"),
