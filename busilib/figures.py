@@ -180,34 +180,6 @@ def mistakes(table, images, masks):
     return scans(images, titles, masks, what="mistakes, the most confident first")
 
 
-def variants(originals, changed, titles, parameters):
-    """Originals beside their augmented variants, one row each (paper B's Figure 4).
-
-    ``originals``: uint8 (R, h, w, 3). ``changed``: (R, V, h, w, 3), values 0–255. ``titles``: one per row.
-    ``parameters``: (R, V, 4) = rotation (°), shear (°), x zoom, y zoom, as the augmentation drew them.
-    """
-    images, names = [], []
-    for original, views, title, drawn in zip(originals, changed, titles, parameters, strict=True):
-        images += [original, *views]
-        names += [title, *(f"{p[0]:+.0f}°, × {p[2]:.2f}, × {p[3]:.2f}" for p in drawn)]
-    columns = len(images) // len(titles)
-    caption = f"""Each row: an original scan, then {columns - 1} variants, turned and scaled (width, height) as written
-        above them. Where a corner of the scan is missing, its border pixels become streaks."""
-    return Picture(_images(images, names, columns, (1.9, 2.2))[0], caption, names)
-
-
-def verdicts(images, titles, allowed):
-    """Changed scans, framed by whether an ultrasound image allows the change. ``allowed``: one bool per image."""
-    texts = [f"{title}\n{'allowed' if fine else 'not allowed'}" for title, fine in zip(titles, allowed, strict=True)]
-    figure, axes = _images(images, texts, min(4, len(images)), (2.3, 2.8))
-    for ax, fine in zip(axes, allowed, strict=True):
-        colour, style = (COLOURS["normal"], "-") if fine else (COLOURS["malignant"], "--")
-        ax.title.set_color(colour)
-        ax.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], style, color=colour, lw=3, transform=ax.transAxes, clip_on=False)
-    caption = f"One scan in {len(images)} versions. Solid frame: ultrasound allows it; dashed frame: it does not."
-    return Picture(figure, caption, [": ".join(text.rsplit("\n", 1)) for text in texts])
-
-
 def points(values, label, limits=None):
     """One point per scan for each name, with the median as a bar and a line at 0.
 

@@ -45,14 +45,6 @@ PICTURES = {
     "one_against_rest": (lambda: figures.one_against_rest(MATRIX, CLASSES), "benign: TP 63, FN 3, FP 4, TN 47"),
     "class_scores": (lambda: figures.class_scores(CLASS_SCORES, ["recall"]), "recall, A: benign: 0.80 (0.70 to 0.90)"),
     "mistakes": (lambda: figures.mistakes(WRONG, PIXELS, [LESION, None]), "a, true benign, said normal, p = 0.90."),
-    "variants": (
-        lambda: figures.variants(PIXELS, PIXELS[:, None], "ab", np.ones((2, 1, 4))),
-        "a. +1°, × 1.00, × 1.00. b.",
-    ),
-    "verdicts": (
-        lambda: figures.verdicts(PIXELS, ["flip", "blur"], [True, False]),
-        "flip: allowed. blur: not allowed.",
-    ),
     "points": (lambda: figures.points(POINTS, "grey"), "median -1.00, from -3.00 to 1.00, 50% of 2 scans below zero"),
     "filters": (lambda: figures.filters({"first": np.ones((7, 7, 3, 88))}), "first: 88 filters of 7 × 7"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
