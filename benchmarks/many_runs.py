@@ -118,7 +118,8 @@ def collect(folder, options):
     began, cpu = time.perf_counter(), time.process_time()
     table = runs.collect(folder)
     read = time.perf_counter() - began
-    runs.write_table(table, folder)
+    table.to_parquet(folder / "runs.parquet")
+    table.to_csv(folder / "runs.csv", index=False)
     both, cpu = time.perf_counter() - began, time.process_time() - cpu
     print(f"collect: {len(table)} runs read in {read:.2f} s, written after {both:.2f} s ({cpu:.2f} s of CPU)")
 

@@ -63,19 +63,15 @@ class Run:
 
     @cached_property
     def info(self):
-        """run.json as a dict; raise RunError when it is damaged, or of a newer version."""
+        """run.json as a dict; raise RunError when it is damaged, or of another version."""
         file = self.folder / "run.json"
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            newer, classes = info.get("format", 1) > FORMAT, info.get("classes", list(CLASSES))
+            written = info.get("format", FORMAT), info.get("classes", list(CLASSES))
         except (ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
-        if newer:
-            raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
-        if classes != list(CLASSES):
-            raise RunError(
-                f"{file} has the classes {classes}, here they are {list(CLASSES)}: its model cannot be used."
-            )
+        if written != (FORMAT, list(CLASSES)):
+            raise RunError(f"{file} is of another version of this library, perhaps with other classes: update this.")
         if lacks := sorted({"recipe", "dataset", "split", "weights", "seed", "scores"} - set(info)):
             raise RunError(f"{file} is damaged: it lacks {', '.join(lacks)}. Delete the folder and train anew.")
         return info
@@ -436,15 +432,6 @@ def best(table, by="validation_accuracy"):
     if table.empty:
         raise RunError("there are no runs to choose from")
     return table.loc[table[by].idxmax()]
-
-
-def write_table(table, folder):
-    """Write a `collect`ed table into a folder as runs.parquet and runs.csv; return the two paths."""
-    targets = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
-    for target, save in zip(targets, (table.to_parquet, table.to_csv), strict=True):
-        with write_file(target) as temporary:
-            save(temporary, index=False)
-    return targets
 
 
 # --- what run.json holds ---------------------------------------------------------------------------------------------

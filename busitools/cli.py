@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from busilib.cache import write_file
 from busilib.errors import BusiError, RunError
 
 
@@ -112,7 +113,10 @@ def _collect(folder, plot, measure):
         how = "on the test part, as the protocol has it" if best["validation_is_test"] else "by validation"
         print(f"best of {name}, {protocol}, chosen {how}: {best['run']}, seed {best['seed']}, fold {best['fold']}, "
               f"validation {best['validation_accuracy']:.3f}, test {best['test_accuracy']:.3f}")  # fmt: skip
-    files = runs.write_table(table, folder)
+    files = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
+    for file, save in zip(files, (table.to_parquet, table.to_csv), strict=True):
+        with write_file(file) as temporary:
+            save(temporary, index=False)
     if plot:
         picture = figures.by_parameter(table, runs.means(table, [measure], by=["protocol", plot]), plot, measure)
         (Path(folder) / "plot.png").write_bytes(picture.png)

@@ -1,4 +1,4 @@
-"""Data sets: ``load(dataset, profile, seed)`` gives the catalogue of one, ``get()`` fetches BUSI."""
+"""Data sets: ``load(dataset, profile, seed)`` gives the catalogue of one."""
 
 from pathlib import Path
 
@@ -25,10 +25,3 @@ def load(dataset="phantom", profile="quick", seed=0, needs=None):
     if needs and needs not in scans.classes:
         raise DataError(f"{scans.name} has no {needs} scans that can be used, and this lesson is about them.")
     return scans
-
-
-def get(target=None):
-    """Return the folder of BUSI, fetched when it is not there yet: see `fetch.get`."""
-    from busilib.data import fetch
-
-    return fetch.get(target)

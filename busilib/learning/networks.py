@@ -207,7 +207,7 @@ class Capsules(Network):
 
 # A cell has states. State 0 is what the cell before the last one gave, state 1 what the last one gave. Each node takes
 # two states, applies an operation to each, adds the results, and is a state of its own.
-OPERATIONS = ("separable 3×3", "separable 5×5", "average 3×3", "max 3×3", "identity")
+# The operations by number: separable convolution 3×3 and 5×5, average and max pooling 3×3, identity.
 # The cells that ENAS found on CIFAR-10, as its authors' script cifar10_micro_final.sh gives them: for each node
 # (state, operation, state, operation).
 NORMAL = ((0, 2, 0, 0), (0, 4, 0, 1), (0, 4, 1, 1), (1, 0, 0, 1), (0, 2, 1, 1))
@@ -229,7 +229,7 @@ def wire(states, nodes, apply, stride=1):
 
 
 def operation(number, x, width, stride):
-    """Apply operation ``number`` of `OPERATIONS` to a tensor (N, H, W, width); stride 2 halves H and W."""
+    """Apply an operation by its ``number`` to a tensor (N, H, W, width); stride 2 halves H and W."""
     if number in (0, 1):
         convolve = layers.SeparableConv2D(width, (3, 5)[number], strides=stride, padding="same", use_bias=False)
         return norm()(convolve(layers.ReLU()(x)))
