@@ -66,18 +66,18 @@ def drawing(name):
     _show({"text/html": f'<img alt="{html.escape(description)}" {style} src="{source}">'}, caption, description)
 
 
-def scans(images, titles, masks=None, columns=3, description="", what="scans"):
+def scans(images, titles, masks=None, columns=3, description=""):
     """Scans in a grid, with the outline of each mask where one is given.
 
     ``images``: sequence of arrays (h, w) or (h, w, 3), 0–255. ``titles``: one per scan. ``masks``: boolean arrays
     (h, w) of the same size, or None for a scan without lesion. ``description``: the caption, one or two sentences;
-    without it the scans are counted, and ``what`` says what they are.
+    without it the scans are counted.
     """
     lines = max((title.count("\n") for title in titles), default=0)
     figure, axes = _images(images, titles, columns, (2.7, 2.5 + 0.2 * lines), vmin=0, vmax=255)
     for ax, mask in zip(axes, masks or [], strict=False):
         _outline(ax, mask, "#F0E442")
-    caption = description or f"{len(images)} {what}." + (" The yellow line is the lesion's outline." if masks else "")
+    caption = description or f"{len(images)} scans." + (" The yellow line is the lesion's outline." if masks else "")
     return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
 
 
@@ -152,34 +152,6 @@ def one_against_rest(matrix, classes):
     return Picture(figure, caption, words)
 
 
-def class_scores(table, measures):
-    """Scores of each class with intervals, one panel per measure, one marker per model.
-
-    ``table``: rows with model, class, measure, score, low, high. A score that does not exist is NaN and left out.
-    """
-    models, rows = table["model"].nunique(), -(-len(measures) // 2)
-    figure, axes = _axes(9.6, (1.7 + 0.4 * models) * rows, rows, 2)
-    words = []
-    for ax, measure in zip(axes, measures, strict=False):
-        groups = table[table["measure"] == measure].set_index("class").groupby("model", sort=False)
-        _dots(ax, dict(list(groups)))
-        ax.set(title=measure, xlim=(-0.02, 1.04))
-        words += [f"{measure}, {model}: {_words(group)}" for model, group in groups]
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=models, frameon=False)
-    caption = "Scores of each class with their 95 % intervals: one panel per measure, one colour per model."
-    return Picture(figure, caption, words)
-
-
-def mistakes(table, images, masks):
-    """Pictures of wrong predictions, each with the lesion's outline, the two labels and the probability.
-
-    ``table``: rows with file_id, label, predicted, confidence; ``images`` and ``masks``: as for `scans`, one per row.
-    """
-    title = "{file_id}\ntrue {label}\nsaid {predicted}, p = {confidence:.2f}"
-    titles = [title.format(**row) for row in table.to_dict("records")]
-    return scans(images, titles, masks, what="mistakes, the most confident first")
-
-
 def points(values, label, limits=None):
     """One point per scan for each name, with the median as a bar and a line at 0.
 
@@ -200,29 +172,6 @@ def points(values, label, limits=None):
     ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
     ax.set(xlabel=label, xlim=limits)
     caption = f"One point per scan: {label}. The black bar is the median."
-    return Picture(figure, caption, words)
-
-
-def filters(grids, columns=22):
-    """The filters of a first convolution as small colour images. ``grids``: dict title → (h, w, 3, n), any range.
-
-    Each filter is scaled on its own: its lowest weight is black, its highest white, so only its pattern shows.
-    """
-    lines = sum(-(-weights.shape[3] // columns) + 0.7 for weights in grids.values())
-    figure, axes = _axes(0.4 * columns, 0.42 * lines, len(grids))
-    words = []
-    for ax, (title, weights) in zip(axes, grids.items(), strict=True):
-        height, width, _, n = weights.shape
-        scaled = (weights - weights.min((0, 1, 2))) / np.maximum(np.ptp(weights, (0, 1, 2)), 1e-12)
-        # White between the filters and where the last row has none.
-        padded = np.pad(scaled, ((0, 1), (0, 1), (0, 0), (0, -n % columns)), constant_values=1)
-        rows = np.moveaxis(padded, 3, 0).reshape(-1, columns, height + 1, width + 1, 3).swapaxes(1, 2)
-        ax.imshow(rows.reshape(-1, columns * (width + 1), 3), interpolation="nearest")
-        ax.set_title(title, fontsize=10, loc="left")
-        ax.axis("off")
-        ends = f"{weights.min():.2g} to {weights.max():.2g}"
-        words.append(f"{title}: {n} filters of {height} × {width}, weights from {ends}")
-    caption = "Filters as small colour images, each scaled on its own: its lowest weight black, its highest white."
     return Picture(figure, caption, words)
 
 
@@ -443,7 +392,7 @@ def labelled(images, titles, points):
     return Picture(figure, f"{len(images)} scans. Each orange line leads from a name to a point in that part.", words)
 
 
-def hospitals(tables):
+def panels(tables):
     """Several models or tests, one line each: a panel per score, with intervals.
 
     ``tables``: dict title → table with the scores' names as index and the columns score, low, high.

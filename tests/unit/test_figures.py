@@ -27,26 +27,21 @@ PEAKS = [[0.625, 0.375], [np.nan, np.nan]]
 FEATURES = {"conv": np.zeros((4, 4, 3)), "first": np.ones((20, 20, 3))}
 
 INTERVALS = SCORES.rename(columns={"score": "mean"}).dropna()
-CLASS_SCORES = SCORES.assign(model="A", measure="recall", **{"class": ["benign", "normal"]})
 SYSTEMS = pd.DataFrame({name: [0.8, 0.7] for name in ("accuracy", "difference")}, index=["forest", "svm"])
 SYSTEMS = SYSTEMS.assign(**{f"{name}_{end}": SYSTEMS[name] for name in SYSTEMS for end in ("low", "high")})
 SYSTEMS = SYSTEMS.assign(printed=[90, np.nan], same_kind=True)
 RUNS = pd.DataFrame({"protocol": "clean", "seed": [0, 1], "test_accuracy": [0.5, 0.75]})
 MEANS = RUNS.assign(test_accuracy_low=0.4, test_accuracy_high=0.8)
-WRONG = pd.DataFrame({"file_id": ["a", "b"], "label": "benign", "predicted": "normal", "confidence": 0.9})
 
 PICTURES = {
     "scans": (lambda: figures.scans(PIXELS, ["a", "b"], [LESION, None]), "2 scans. The yellow line is"),
     "labelled": (lambda: figures.labelled(PIXELS, "ab", [{"lesion": (3, 4)}] * 2), "a, from top to bottom: lesion."),
-    "hospitals": (lambda: figures.hospitals({"home": SCORES.dropna()}), "phase 1: home: 0.80 (0.70 to 0.90)"),
+    "panels": (lambda: figures.panels({"home": SCORES.dropna()}), "phase 1: home: 0.80 (0.70 to 0.90)"),
     "curves": (lambda: figures.curves({"frozen": EPOCHS}, EPOCHS), "accuracy goes from 0.50 to 0.75 in 2 epochs"),
     "confusion": (lambda: figures.confusion({"A": MATRIX}, CLASSES), "A: benign: 63, 3, 0; malignant: 4, 27, 0"),
     "scores": (lambda: figures.scores(SCORES, "share", 0.5), "phase 1: 0.80 (0.70 to 0.90); 2: none. The majority"),
     "one_against_rest": (lambda: figures.one_against_rest(MATRIX, CLASSES), "benign: TP 63, FN 3, FP 4, TN 47"),
-    "class_scores": (lambda: figures.class_scores(CLASS_SCORES, ["recall"]), "recall, A: benign: 0.80 (0.70 to 0.90)"),
-    "mistakes": (lambda: figures.mistakes(WRONG, PIXELS, [LESION, None]), "a, true benign, said normal, p = 0.90."),
     "points": (lambda: figures.points(POINTS, "grey"), "median -1.00, from -3.00 to 1.00, 50% of 2 scans below zero"),
-    "filters": (lambda: figures.filters({"first": np.ones((7, 7, 3, 88))}), "first: 88 filters of 7 × 7"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
     "feature_maps": (lambda: figures.feature_maps(PIXELS[0], FEATURES), "conv: 4 × 4 places, 100% of the values"),
     "right_counts": (lambda: figures.right_counts([3, 5, 5], {"Table 1": 4}, "right"), "Marked: Table 1 4."),
@@ -91,9 +86,8 @@ def test_the_captions_of_the_drawings_are_short():
     assert len(files) >= 3 and all(map(is_short, titles))
 
 
-def test_no_scans_and_no_mistakes_give_a_picture_that_says_so():
+def test_no_scans_give_a_picture_that_says_so():
     assert figures.scans([], []).description.startswith("0 scans")
-    assert figures.mistakes(pd.DataFrame(), [], []).description.startswith("0 mistakes")
 
 
 def test_the_outline_is_drawn():
