@@ -57,6 +57,7 @@ PAPERS = {
 # The profiles: what is made smaller so that a lesson runs in a minute; "full" leaves the papers' values as they are.
 # "study" is paper A's head, trained dozens of times in lessons 07 and 08.
 PROFILES = _TABLE["profiles"]
+SYSTEMS = _TABLE["systems"]  # the comparators' titles and settings
 CHOICES = {"preprocessing": ("rescale", "own"), "unfreeze": ("none", "block", "last", "all")}
 CHOICES |= {"monitor": ("val_loss", "val_accuracy")}
 # Every parameter that a lesson has: "text"; from, to and perhaps a third value, for the usual one; or its choices.

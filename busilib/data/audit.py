@@ -14,9 +14,7 @@ import pandas as pd
 from busilib.data.files import first_ten, read_csv, sources
 from busilib.errors import SplitError
 
-UNSEEN = (
-    "Burned-in marks (calipers, text) are not looked for: they can tell a class apart, and only eyes find them here."
-)
+UNSEEN = "Burned-in marks (calipers, text) are not looked for: they can tell a class apart, and only eyes find them."
 WORDS = {
     "the same pixels": "images have a pixel-identical copy in another set",
     "near-identical": "images have a near-identical copy in another set",

@@ -21,7 +21,7 @@ from busilib.recipes import CLASSES
 
 FLAGS = ("axilla", "needle", "contradictory", "marks", "objection", "colour")
 _PAIRS = ["image_a", "image_b", "correlation", "flipped"]
-_COLUMNS = "image_id label path mask_paths mask_ids mask_sha256 width height pixel_sha256 colour".split()
+_COLUMNS = "image_id label path mask_paths mask_ids mask_sha256 width height pixel_sha256 colour patient".split()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,7 @@ def large_enough(scans):
     groups = scans.table.groupby("label").group.nunique().reindex(list(scans.classes))
     if (groups >= 5).sum() < 2:
         has = ", ".join(f"{label} {n}" for label, n in groups.items())
-        raise DataError(
-            f"{scans.name} needs two classes of five groups of scans (copies or one patient's are one): {has}."
-        )
+        raise DataError(f"{scans.name} needs two classes of five groups of scans (copies, a patient's): {has}.")
     few = " and ".join(f"{label} has {n}" for label, n in groups[groups < 5].items())
     return _only(scans, groups.index[groups >= 5], f"five folds need five groups of scans, and {few}")
 
@@ -181,17 +179,15 @@ def _unlisted(root, files):
 
 def _patients(root, table):
     """Return the patient of each image ("" where none is named), and sentences on rows that fit no image."""
-    place, key = (root / "patients.csv", "image_id") if (root / "patients.csv").is_file() else (root / LABELS, "file")
-    if not place.is_file() or (key == "file" and "patient" not in read_csv(place, ["file"])):
-        return "", []
-    listed = read_csv(place, (key, "patient"))
-    names = table.image_id if key == "image_id" else [path.relative_to(root).as_posix() for path in table.path]
-    listed["name"] = listed[key] if key == "image_id" else [Path(file).as_posix() for file in listed[key]]
-    counts = listed.groupby("name").patient.nunique()
+    place = root / "patients.csv"
+    if not place.is_file():
+        return table.patient, []
+    listed = read_csv(place, ("image_id", "patient"))
+    counts = listed.groupby("image_id").patient.nunique()
     if twice := counts.index[counts > 1][:3].tolist():
         raise DataError(f"{place} gives an image two patients: {', '.join(twice)}. Correct the table.")
-    patients = listed.drop_duplicates("name").set_index("name").patient.reindex(list(names)).fillna("")
-    missing = [name for name in listed.name if name not in set(names)]
+    patients = listed.drop_duplicates("image_id").set_index("image_id").patient.reindex(table.image_id).fillna("")
+    missing = [name for name in listed.image_id if name not in set(table.image_id)]
     return patients.to_numpy(), _sentence(missing, f"in {place.name} and not in the folder", "row")
 
 

@@ -103,8 +103,9 @@ def read_files(root):
     """Read every PNG below ``root`` and return ``(files, pairs)``; a second call is answered from the cache.
 
     ``files`` has one row per file, in natural order: label, path (Path), scan (the name that a scan shares with its
-    masks), is_mask, image_id, width and height (pixels), pixel_sha256, colour (bool), black (bool),
-    two_valued (bool: all but a few pixels are darkest or brightest), bright (share of pixels above half the brightest).
+    masks), is_mask, image_id, patient ("" where `LABELS` names none), width and height (pixels), pixel_sha256, colour
+    (bool), black (bool), two_valued (bool: all but a few pixels are darkest or brightest), bright (share of pixels
+    above half the brightest).
     ``pairs`` are the near-duplicates of `duplicates.near_duplicates`, numbered by the rows that are no masks.
 
     Raises:
@@ -113,7 +114,7 @@ def read_files(root):
     root = Path(root).resolve()
     files, problems = _labelled(root) if (root / LABELS).is_file() else _list(root)
     listing = [duplicates.LEVELS, files.drop(columns="path").to_numpy().tolist(), *map(_stamp, files.path)]
-    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v5.pickle"  # v6: when more is read from a file
+    stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v6.pickle"  # v7: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
         stored_listing, *answer = pd.read_pickle(stored)
         if stored_listing == listing and not problems:
@@ -140,7 +141,7 @@ def _stamp(path):
 
 
 def _list(root):
-    """Return the table of files (label, path, scan, is_mask, image_id) and the problems that names show (by Path)."""
+    """Return the table of files (see `_in_order`) and the problems that names show (by Path)."""
     folders = [entry for entry in _visible(root) if entry.is_dir()]
     unknown = [folder for folder in folders if folder.name not in CLASSES and _visible(folder)]
     what = f"an unknown class folder. Only {', '.join(CLASSES)} are read: rename it or move it away."
@@ -153,7 +154,8 @@ def _list(root):
     if not paths and not problems:
         raise DataError(f"{root} holds no images at all. Put PNG files into {', '.join(CLASSES)}.")
     names = [(path, path.stem) for path in paths]
-    files = _in_order([(p.parent.name, p, _MASK.sub("", name), bool(_MASK.search(name)), name) for p, name in names])
+    rows = [(path.parent.name, path, _MASK.sub("", name), bool(_MASK.search(name)), name, "") for path, name in names]
+    files = _in_order(rows)
     scans, masks = files[~files.is_mask], files[files.is_mask]
     twice = scans.path[scans.assign(scan=scans.scan.str.casefold()).duplicated(["label", "scan"])]
     problems |= {path: "the name of another image but for upper and lower case. Rename it." for path in twice}
@@ -180,8 +182,9 @@ def _labelled(root):
     names = table.file.map(lambda file: Path(file).stem)
     if names.str.casefold().duplicated().any():  # files of two folders share a name
         names = table.file.map(lambda file: Path(file).with_suffix("").as_posix())
-    masks = table["mask"] if "mask" in table else pd.Series("", index=table.index)
-    for file, label, name, several in zip(table.file, table.label.str.casefold(), names, masks, strict=True):
+    masks, patients = (table.get(column, pd.Series("", index=table.index)) for column in ("mask", "patient"))
+    columns = table.file, table.label.str.casefold(), names, masks, patients
+    for file, label, name, several, patient in zip(*columns, strict=True):
         listed = [(file, name), *((mask.strip(), f"{name}_mask") for mask in several.split(";") if mask.strip())]
         for number, (one, image_id) in enumerate(listed):
             inside = _inside(root, one)
@@ -193,16 +196,18 @@ def _labelled(root):
             elif path in rows:
                 problems[path] = f"{LABELS} names it twice."
             image_id += f"_{number - 1}" if number > 1 else ""
-            rows[path] = (label, path, name, number > 0, image_id)
+            rows[path] = (label, path, name, number > 0, image_id, patient)
     if not rows:
         raise DataError(f"{root / LABELS} lists no images at all.")
     return _in_order([row for path, row in rows.items() if path not in problems]), problems
 
 
 def _in_order(rows):
-    """Return the table of files, by class and naturally by name; rows: label, path, scan, is_mask, image_id."""
+    """Return the table of files, by class and naturally by name, of rows in the order of its columns."""
     rows = sorted(rows, key=lambda row: (CLASSES.index(row[0]), natural_key(row[4])))
-    return pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id"]).astype({"is_mask": bool})
+    return pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id", "patient"]).astype(
+        {"is_mask": bool}
+    )
 
 
 def is_text(path):

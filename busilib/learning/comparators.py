@@ -28,10 +28,11 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import has_fit_parameter
 
+from busilib import recipes
 from busilib.data import images, splits
 from busilib.errors import RunError, WeightsError
 from busilib.learning import models, networks, training
-from busilib.recipes import CLASSES, PROFILES, one_of
+from busilib.recipes import CLASSES, one_of
 
 NO_EPOCHS = pd.DataFrame(columns=["epoch"])
 
@@ -278,23 +279,10 @@ class System:
         return self.make(**{key: values[key] for key in signature(self.make).parameters})
 
 
-# name: (title, what makes it, image size at full profile, what the quick profile makes smaller).
-_EPOCHS, _SMALL = {"image_size": 48, "epochs": 12}, {"image_size": 32, "epochs": 6}
-_TABLE = {
-    "majority": ("majority class", majority, 32, {}),
-    "nearest": ("1-nearest neighbour, pixels", nearest, 32, {}),
-    "logistic": ("logistic regression, thumbnails", logistic, 32, {}),
-    "svm": ("SVM on ResNet50 features", svm, 224, {"image_size": 64}),
-    "forest": ("random forest", forest, 128, {"image_size": 64, "trees": 200}),
-    "capsule": ("convolutional capsule network", networks.Capsules, 128, _EPOCHS),
-    "bcdnet": ("BCDNet", bcdnet, 224, {"image_size": 64}),
-    "ensemble": ("Gaussian-dropout stacked ensemble", networks.Ensemble, 128, _SMALL | {"epochs": 8, "folds": 2}),
-    "enas": ("ENAS-style cells", networks.Cells, 128, _SMALL | {"stack": "NR", "width": 12}),
-    "lenet": ("LeNet-like CNN", networks.LeNet, 224, _EPOCHS),
-    "inception": ("Inception-ResNet-v2, plain head", inception, 224, {"image_size": 75, "epochs": 20}),
-    "shape": ("random forest on the mask's shape", mask_forest, 128, {"trees": 200}),
-}
-
+# What makes each system; its title and the profiles' settings stand in tables/recipes.json.
+_MAKE = {"majority": majority, "nearest": nearest, "logistic": logistic, "svm": svm, "forest": forest}
+_MAKE |= {"capsule": networks.Capsules, "bcdnet": bcdnet, "ensemble": networks.Ensemble, "enas": networks.Cells}
+_MAKE |= {"lenet": networks.LeNet, "inception": inception, "shape": mask_forest}
 # What stands on the base of the systems that have one, and how the papers write a base's name.
 _STANDS_ON = {"svm": "SVM", "bcdnet": "BCDNet", "inception": "plain head"}
 _WRITTEN = {"InceptionResNetV2": "Inception-ResNet-v2"}
@@ -307,11 +295,11 @@ def get(name, profile="quick", *, title=None, **changes):
 
     Raises ValueError for a name, profile or setting that does not exist.
     """
-    one_of("system", name, _TABLE)
-    one_of("PROFILE", profile, PROFILES)
-    title, make, image_size, quick = _TABLE[name]
+    one_of("system", name, _MAKE)
+    one_of("PROFILE", profile, recipes.PROFILES)
+    make, title = _MAKE[name], recipes.SYSTEMS[name]["title"]
     values = {key: item.default for key, item in signature(make).parameters.items() if key not in ("weights", "seed")}
-    values |= {"image_size": image_size} | (quick if profile == "quick" else {})
+    values |= recipes.SYSTEMS[name]["full"] | recipes.SYSTEMS[name][profile]
     for change in changes:
         one_of(f"setting of {name}", change, values)
     if (backbone := changes.get("backbone", values.get("backbone"))) != values.get("backbone"):
@@ -319,7 +307,7 @@ def get(name, profile="quick", *, title=None, **changes):
     return System(name, title, make, values | changes, "mask" if make is mask_forest else "scan")
 
 
-SYSTEMS = {name: get(name, "full") for name in _TABLE}
+SYSTEMS = {name: get(name, "full") for name in _MAKE}
 NONE = models.Weights("none", "No pretrained weights: all is learned here.")
 
 
