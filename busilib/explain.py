@@ -7,7 +7,6 @@ unscaled output, so the model is split at a layer of the base: Keras cannot diff
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
 BATCH = 32
 
@@ -58,13 +57,6 @@ def peak_inside(maps, masks):
     pairs = zip(peaks(maps), np.asarray(masks), strict=True)
     inside = [np.isfinite(y) and mask[int(y * len(mask)), int(x * len(mask[0]))] for (y, x), mask in pairs]
     return np.array(inside, dtype=bool)
-
-
-def rank_correlation(first, second):
-    """Return Spearman's rank correlation of each pair of maps (N, h, w): float (N,), NaN where a map is constant."""
-    both = np.stack([first, second])  # refuses maps of different shapes
-    a, b = (pd.DataFrame(maps.reshape(len(maps), -1)).rank(axis=1) for maps in both)
-    return a.corrwith(b, axis=1).to_numpy()
 
 
 def _prepare(model, pixels):

@@ -66,19 +66,20 @@ def drawing(name):
     _show({"text/html": f'<img alt="{html.escape(description)}" {style} src="{source}">'}, caption, description)
 
 
-def scans(images, titles, masks=None, columns=3, description=""):
+def scans(images, titles, masks=None, columns=3, description="", what="scans"):
     """Scans in a grid, with the outline of each mask where one is given.
 
     ``images``: sequence of arrays (h, w) or (h, w, 3), 0–255. ``titles``: one per scan. ``masks``: boolean arrays
     (h, w) of the same size, or None for a scan without lesion. ``description``: the caption, one or two sentences;
-    without it the scans are counted.
+    without it the scans are counted, and ``what`` says what they are.
     """
     lines = max((title.count("\n") for title in titles), default=0)
-    figure, axes = _images(images, titles, columns, (2.7, 2.5 + 0.2 * lines), vmin=0, vmax=255)
+    width = min(2.7, 16.2 / columns)
+    figure, axes = _images(images, titles, columns, (width, width - 0.2 + 0.2 * lines), vmin=0, vmax=255)
     for ax, mask in zip(axes, masks or [], strict=False):
         _outline(ax, mask, "#F0E442")
-    caption = description or f"{len(images)} scans." + (" The yellow line is the lesion's outline." if masks else "")
-    return Picture(figure, caption, [title.replace("\n", ", ") for title in titles])
+    caption = description or f"{len(images)} {what}." + (" The yellow line is the lesion's outline." if masks else "")
+    return Picture(figure, caption, [title.replace("\n", ", ") for title in titles if title])
 
 
 def curves(histories, paper=None):
@@ -172,27 +173,6 @@ def points(values, label, limits=None):
     ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
     ax.set(xlabel=label, xlim=limits)
     caption = f"One point per scan: {label}. The black bar is the median."
-    return Picture(figure, caption, words)
-
-
-def feature_maps(image, maps):
-    """One row per layer: the scan with the layer's grid of places over it, then feature maps.
-
-    ``image``: uint8 (h, w, 3). ``maps``: dict layer → (a, b, k), k the same for all; each map is scaled on its own.
-    """
-    columns = next(iter(maps.values())).shape[-1] + 1
-    images = [view for values in maps.values() for view in (image, *np.moveaxis(values, -1, 0))]
-    figure, axes = _images(images, [""] * len(images), columns, (1.35, 1.6), interpolation="nearest")
-    words = []
-    for ax, (name, values) in zip(axes[::columns], maps.items(), strict=True):
-        height, width, _ = values.shape
-        for lines, cells, side in ((ax.axhline, height, image.shape[0]), (ax.axvline, width, image.shape[1])):
-            for k in range(1, cells if height <= 16 else 0):
-                lines(k * side / cells - 0.5, color="white", lw=0.6)
-        ax.set_title(f"{name}: {height} × {width}", fontsize=9, loc="left")
-        words.append(f"{name}: {height} × {width} places, {np.mean(values == 0):.0%} of the values are zero")
-    caption = f"""One row per layer: the scan with the layer's places as a grid (drawn from 16 × 16 on), then
-        {columns - 1} of its feature maps. White is a map's highest value, black its lowest."""
     return Picture(figure, caption, words)
 
 

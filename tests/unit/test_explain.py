@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from busilib import explain
 from busilib.learning import keras
@@ -93,12 +92,3 @@ def test_peaks_are_the_middles_of_the_strongest_cells_inside_a_mask_or_not():
     assert explain.peak_inside(maps, masks).tolist() == [True, False, False]  # the third map has no peak
     with pytest.raises(ValueError, match="shorter"):
         explain.peak_inside(maps, masks[:2])
-
-
-def test_rank_correlation_is_spearmans():
-    a, b = np.random.default_rng(0).integers(0, 5, (2, 6, 4, 4)).astype(float)  # with ties
-    expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(explain.rank_correlation(a, b), expected)
-    assert np.isnan(explain.rank_correlation(np.zeros((1, 2, 2)), a[:1, :2, :2])).all()
-    with pytest.raises(ValueError, match="same shape"):
-        explain.rank_correlation(a, b[:2])

@@ -24,7 +24,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint
 LESION = np.pad(np.ones((6, 6), bool), 7)
 MAPS = np.pad(np.ones((2, 1, 1)), ((0, 0), (2, 1), (1, 2)))  # the highest cell is outside the lesion
 PEAKS = [[0.625, 0.375], [np.nan, np.nan]]
-FEATURES = {"conv": np.zeros((4, 4, 3)), "first": np.ones((20, 20, 3))}
 
 INTERVALS = SCORES.rename(columns={"score": "mean"}).dropna()
 SYSTEMS = pd.DataFrame({name: [0.8, 0.7] for name in ("accuracy", "difference")}, index=["forest", "svm"])
@@ -43,7 +42,6 @@ PICTURES = {
     "one_against_rest": (lambda: figures.one_against_rest(MATRIX, CLASSES), "benign: TP 63, FN 3, FP 4, TN 47"),
     "points": (lambda: figures.points(POINTS, "grey"), "median -1.00, from -3.00 to 1.00, 50% of 2 scans below zero"),
     "heat": (lambda: figures.heat(PIXELS, MAPS, [LESION, LESION], PEAKS, ["a", "b"]), "the peak: inside in 1 of 2"),
-    "feature_maps": (lambda: figures.feature_maps(PIXELS[0], FEATURES), "conv: 4 × 4 places, 100% of the values"),
     "right_counts": (lambda: figures.right_counts([3, 5, 5], {"Table 1": 4}, "right"), "Marked: Table 1 4."),
     "worth": (lambda: figures.worth({"BUSI": INTERVALS}), "BUSI: phase 1: +0.8 (+0.7 to +0.9)."),
     "comparison": (lambda: figures.comparison(SYSTEMS, 0.5), "measured on breast ultrasound: forest 90 %."),
