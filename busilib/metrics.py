@@ -168,19 +168,8 @@ def mcnemar(truth, first, second):
     """
     first, second = (np.asarray(predicted) == np.asarray(truth) for predicted in (first, second))
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    return {"only_first": only_first, "only_second": only_second, "p": _sign_test(only_first, only_second)}
-
-
-def mcnemar_bounds(right_first, right_second, total):
-    """Return the smallest and the largest p that McNemar's exact test can give when only the scores are known.
-
-    The images that just one model has right are unknown; only the difference of their numbers is. p is smallest when
-    the better model has all that the other has right, largest when they share as few as the counts allow.
-    Raises ValueError when one is right more often than there are images.
-    """
-    gain = abs(right_second - right_first)
-    most = min(right_first, right_second, total - max(right_first, right_second))
-    return _sign_test(0, gain), _sign_test(most, most + gain)
+    p = float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
 def calibration_error(truth, probabilities, bins=10):
@@ -235,7 +224,3 @@ def _auc(truth, probabilities, classes):
     of_class = classes == truth[:, None]
     n, ranks = of_class.sum(axis=0), stats.rankdata(probabilities[:, classes], axis=0)
     return float((((ranks * of_class).sum(axis=0) - n * (n + 1) / 2) / (n * (len(truth) - n))).mean())
-
-
-def _sign_test(fewer, more):
-    return float(stats.binomtest(fewer, fewer + more, 0.5).pvalue) if fewer + more else 1.0

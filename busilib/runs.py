@@ -90,8 +90,8 @@ class Run:
         file, files = self.folder / "predictions.csv", sum(self.info["split"]["files"].values())
         table = _read_csv(file, ["file_id", "image_id", "kind", "split", "label", *PROBABILITIES])
         values = table[PROBABILITIES].apply(pd.to_numeric, errors="coerce")
-        wrong = {"three probabilities from 0 to 1": ~(values.ge(-1e-6) & values.le(1 + 1e-6)).all(axis=1)}
-        wrong |= {"a sum of 1": (values.sum(axis=1) - 1).abs() > 1e-3, "one class of ours": ~table.label.isin(CLASSES)}
+        fine = values.ge(-1e-6).all(axis=1) & (values.sum(axis=1) - 1).abs().le(1e-3)
+        wrong = {"three probabilities whose sum is 1": ~fine, "one class of ours": ~table.label.isin(CLASSES)}
         wrong |= {"a file that no other line has": table.file_id.duplicated()}
         for what, rows in wrong.items():
             if rows.any():

@@ -18,7 +18,6 @@ from PIL import Image, UnidentifiedImageError
 
 from busilib.cache import bar, cache_dir, write_file
 from busilib.data import duplicates, images
-from busilib.data.natural import natural_key
 from busilib.errors import DataError
 from busilib.recipes import CLASSES
 
@@ -34,6 +33,12 @@ LABELS = "labels.csv"
 LARGEST = 25_000_000  # pixels of an image: a small file can claim a billion, and would take all memory
 SETS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "validation")
 SETS |= dict.fromkeys(("test", "testing"), "test")
+
+
+def natural_key(text):
+    """Return a sort key that compares runs of digits as numbers: "benign (2)" comes before "benign (10)"."""
+    parts = re.split(r"(\d+)", str(text))
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
 
 
 def pixel_sha256(image):
@@ -226,17 +231,15 @@ def _inside(root, name):
 
 def _wrong_name(path):
     """Say what is wrong with something in a class folder, by its name alone; "" when nothing is."""
-    if path.is_dir():
-        return "a folder inside a class folder. Move its files up, or let `busi data convert` do it."
-    if not path.is_file():
-        return "no file: a link to nothing, or something special. Remove it."
-    if not is_text(path):
-        return "a name that is no text (UTF-8). Rename it."
-    if path.suffix.lower() != ".png":
-        return "no PNG image. Move it away, or save it as PNG when it is a scan."
-    if not _MASK.search(path.stem) and re.search(r"mask[\W_\d]*$", path.stem, re.IGNORECASE):
-        return "neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …"
-    return ""
+    unnamed = not _MASK.search(path.stem) and re.search(r"mask[\W_\d]*$", path.stem, re.IGNORECASE)
+    checks = (
+        (path.is_dir(), "a folder inside a class folder. Move its files up, or let `busi data convert` do it."),
+        (not path.is_file(), "no file: a link to nothing, or something special. Remove it."),
+        (not is_text(path), "a name that is no text (UTF-8). Rename it."),
+        (path.suffix.lower() != ".png", "no PNG image. Move it away, or save it as PNG when it is a scan."),
+        (unnamed, "neither scan nor mask. Name the masks of X.png X_mask.png, X_mask_1.png, …"),
+    )
+    return next((what for is_wrong, what in checks if is_wrong), "")
 
 
 def _decode(path, is_mask):

@@ -29,7 +29,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.validation import has_fit_parameter
 
 from busilib import recipes
-from busilib.data import images, splits
+from busilib.data import images
 from busilib.errors import RunError, WeightsError
 from busilib.learning import models, networks, training
 from busilib.recipes import CLASSES, one_of
@@ -283,9 +283,6 @@ class System:
 _MAKE = {"majority": majority, "nearest": nearest, "logistic": logistic, "svm": svm, "forest": forest}
 _MAKE |= {"capsule": networks.Capsules, "bcdnet": bcdnet, "ensemble": networks.Ensemble, "enas": networks.Cells}
 _MAKE |= {"lenet": networks.LeNet, "inception": inception, "shape": mask_forest}
-# What stands on the base of the systems that have one, and how the papers write a base's name.
-_STANDS_ON = {"svm": "SVM", "bcdnet": "BCDNet", "inception": "plain head"}
-_WRITTEN = {"InceptionResNetV2": "Inception-ResNet-v2"}
 
 
 def get(name, profile="quick", *, title=None, **changes):
@@ -303,7 +300,7 @@ def get(name, profile="quick", *, title=None, **changes):
     for change in changes:
         one_of(f"setting of {name}", change, values)
     if (backbone := changes.get("backbone", values.get("backbone"))) != values.get("backbone"):
-        title = f"{_STANDS_ON[name]} on {backbone}, in place of {_WRITTEN.get(values['backbone'], values['backbone'])}"
+        title = recipes.SYSTEMS[name]["stand_in"].format(backbone)
     return System(name, title, make, values | changes, "mask" if make is mask_forest else "scan")
 
 
@@ -315,16 +312,6 @@ def find_weights(system, weights, kind, profile="quick"):
     """Return the weights of a system's frozen base, as `models.find_weights` does; `NONE` for a system without one."""
     backbone = system.settings.get("backbone")
     return models.find_weights(weights, backbone, kind, profile) if backbone else NONE
-
-
-def folds(scans, count=5, seed=0, protocol="clean"):
-    """Return the splits of a grouped, stratified cross-validation: each scan is tested in just one of them.
-
-    ``protocol="paper"`` gives paper A's single split instead, whose test set is its validation set as well.
-    """
-    if protocol == "paper":
-        return [splits.paper_a(scans, seed)]
-    return [splits.clean(scans, fold, count, seed) for fold in range(count)]
 
 
 def check_probabilities(probabilities, who):

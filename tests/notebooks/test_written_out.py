@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from busilib.data import images
-from busilib.data.natural import natural_key
+from busilib.data.files import natural_key
 from busilib.learning import keras
 from busilib.learning.augmentation import RandomAffine
 from busitools import notebooks

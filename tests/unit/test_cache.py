@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busilib import cache
-from busilib.data.natural import natural_key
+from busilib.data.files import natural_key
 from busilib.errors import DataError
 
 

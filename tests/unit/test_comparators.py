@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from busilib import published, runs
+from busilib.data import splits
 from busilib.errors import RunError, SplitError, WeightsError
 from busilib.learning import comparators, keras, models, networks, training
 from busilib.recipes import CLASSES
@@ -35,7 +36,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def split(phantoms):
-    return comparators.folds(phantoms, 3)[0]
+    return splits.clean(phantoms, 0, 3)
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +400,7 @@ def test_a_class_is_missing():
 def test_two_classes_are_enough(phantoms, tmp_path, tiny):
     """A system gives three probabilities per image, and 0 for a class that no scan has."""
     two = replace(phantoms, table=phantoms.table[phantoms.table.label != "normal"].reset_index(drop=True))
-    split = comparators.folds(two, 3)[0]
+    split = splits.clean(two, 0, 3)
     for name in ("majority", "svm", "forest", "ensemble"):
         run = run_of(name, two, split, tmp_path)
         assert set(run.predictions["label"]) == {"benign", "malignant"} and (run.predictions["p_normal"] == 0).all()
@@ -409,7 +410,7 @@ def test_two_classes_are_enough(phantoms, tmp_path, tiny):
 def test_fewer_images_than_folds(phantoms):
     for count in (1, 50):
         with pytest.raises((ValueError, SplitError), match=f"n_splits={count}"):
-            comparators.folds(phantoms, count)
+            splits.clean(phantoms, 0, count)
     x, y = striped(30)
     with pytest.raises(SplitError, match="the training set has .* images, but none of the class normal"):
         estimator("ensemble").fit(x, y, groups=np.where(y == 2, 0, np.arange(30) + 1))
@@ -437,10 +438,3 @@ def test_what_does_not_exist_is_refused():
         comparators.get("lenet", depth=3)
     with pytest.raises(ValueError, match="PROFILE 'slow' does not exist"):
         comparators.get("lenet", "slow")
-
-
-def test_folds_test_each_scan_once(phantoms):
-    splits = comparators.folds(phantoms, 3)
-    tested = [name for split in splits for name in split.part("test")["image_id"]]
-    assert len(tested) == len(set(tested)) == len(splits[0].table)
-    assert set(splits[0].table["label"]) == set(CLASSES)

@@ -78,7 +78,7 @@ def test_the_rules_hold(module, path):
         ("import busilib.studies as s", "busilib.explain", ["busilib.studies"]),
         ("from .. import runs", "busilib.data.splits", ["busilib.runs"]),
         ("from busitools import notebooks", "busilib.studies", ["busitools"]),
-        ("from busilib import errors, recipes\nfrom . import natural\nimport keras", "busilib.data.splits", []),
+        ("from busilib import errors, recipes\nfrom . import images\nimport keras", "busilib.data.splits", []),
         ("from busilib import __version__, metrics\nfrom busilib.data import splits", "busilib.runs", []),
         ("from busilib import studies", "busitools.notebooks", []),
         ("from keras.src.utils import x", "busitools.notebooks", ["keras.src.utils"]),

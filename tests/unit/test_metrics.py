@@ -232,14 +232,6 @@ def test_mcnemar_is_statsmodels(pairs):
     assert (compared["only_first"], compared["only_second"]) == (table[0][1], table[1][0])
 
 
-def test_mcnemar_bounds_hold_every_table_with_these_scores():
-    alone = [(9 - both, 12 - both) for both in range(10) if both + 9 - both + 12 - both <= 14]
-    values = [stats.binomtest(first, first + second).pvalue for first, second in alone]
-    assert metrics.mcnemar_bounds(9, 12, 14) == pytest.approx((min(values), max(values)))
-    with pytest.raises(ValueError):
-        metrics.mcnemar_bounds(9, 15, 14)
-
-
 def test_the_calibration_error_by_hand():
     p = np.array([[0.95, 0.05], [0.92, 0.08], [0.35, 0.65], [0.38, 0.62]])
     assert metrics.calibration_error([0, 1, 1, 1], p) == pytest.approx((abs(0.635 - 1) + abs(0.935 - 0.5)) / 2)
