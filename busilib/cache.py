@@ -9,9 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from busilib.errors import DataError, DiskFullError
-
-PRECIOUS = ("runs", "busi")  # cleared only when they are named: hours of training, and what a person has asked for
+from busilib.errors import DiskFullError
 
 
 def cache_dir(*parts):
@@ -31,20 +29,6 @@ def sizes():
     """Return what the cache holds, as a dict: kind (the name of a folder in it) → bytes."""
     folders = [folder for folder in sorted(cache_dir().iterdir()) if folder.is_dir()]
     return {f.name: sum(file.lstat().st_size for file in f.rglob("*") if not file.is_dir()) for f in folders}
-
-
-def clear(*kinds):
-    """Remove these kinds from the cache, or all but `PRECIOUS`; return what went, as `sizes` does.
-
-    Raises DataError, before anything is removed, for a kind that the cache does not hold.
-    """
-    held = sizes()
-    for kind in set(kinds) - set(held):
-        raise DataError(f"The cache holds no {kind!r}. It holds: {', '.join(held) or 'nothing'}")
-    gone = {kind: size for kind, size in held.items() if kind in (kinds or set(held) - set(PRECIOUS))}
-    for kind in gone:
-        shutil.rmtree(cache_dir() / kind)
-    return gone
 
 
 @contextmanager

@@ -46,13 +46,15 @@ class Recipe:
 # One setting of a paper: its value, where it comes from ("says" or "chosen") and why.
 Setting = namedtuple("Setting", "value source why")
 _TABLE = json.loads((files("busilib") / "tables" / "recipes.json").read_text(encoding="utf-8"))
-PAPERS = {
-    name: {
-        key: Setting(tuple(value) if isinstance(value, list) else value, *why)
-        for key, (value, *why) in (_TABLE[name[0]] | _TABLE[name]).items()
-    }
-    for name in ("A-frozen", "A-tuned", "A-new-head", "A-careful", "B-frozen", "B-tuned")
-}
+
+
+def _paper(name):
+    """Return the settings of one phase of a paper: a dict key → `Setting`."""
+    rows = (_TABLE[name[0]] | _TABLE[name]).items()
+    return {key: Setting(tuple(value) if isinstance(value, list) else value, *why) for key, (value, *why) in rows}
+
+
+PAPERS = {name: _paper(name) for name in "A-frozen A-tuned A-new-head A-careful B-frozen B-tuned".split()}
 
 # The profiles: what is made smaller so that a lesson runs in a minute; "full" leaves the papers' values as they are.
 # "study" is paper A's head, trained dozens of times in lessons 07 and 08.

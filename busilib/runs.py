@@ -39,11 +39,8 @@ def _code(*names):
     return hashlib.sha256("".join(ast.unparse(ast.parse(text)) for text in texts).encode()).hexdigest()
 
 
-_COMPARATORS = ("learning/comparators.py", "learning/networks.py")
-_LEARNING = sorted(f"learning/{file.name}" for file in Path(busilib.__file__).parent.glob("learning/*.py"))
-_TRAINING = ("data/images.py", *(name for name in _LEARNING if name not in _COMPARATORS))
 # What a result depends on. Read once, when the process starts: what runs is the code of then, whatever is edited later.
-CODE = {"recipe": _code(*_TRAINING), "comparator": _code(*_TRAINING, *_COMPARATORS)}
+CODE = _code("data/images.py", *sorted(f"learning/{file.name}" for file in Path(__file__).parent.glob("learning/*.py")))
 
 
 MODELS = ("head.keras", "model.keras", "model.joblib")  # one of them is in a run's folder
@@ -275,15 +272,13 @@ def write(folder, trained, info):
     info = info | {"format": FORMAT, "classes": CLASSES}
     info |= {"scores": {part: metrics.summary(confusion(rows)) for part, rows in table.groupby("split")}}
     with write_folder(folder) as working:
-        if trained.model is None:
-            pass  # what a notebook wrote anew could not be opened elsewhere: its answers are kept
-        elif not hasattr(trained.model, "save"):
-            joblib.dump(trained.model, working / "model.joblib")
-        elif info["recipe"].get("unfreeze") == "none":
+        if info["recipe"].get("unfreeze") == "none":
             trained.model.get_layer("head").save(working / "head.keras")
             info |= {"base": {"sha256": _save_base(trained.model.get_layer("base"), folder.parent, info)}}
-        else:
+        elif hasattr(trained.model, "save"):
             trained.model.save(working / "model.keras")
+        elif trained.model is not None:  # what a notebook wrote anew could not be opened elsewhere
+            joblib.dump(trained.model, working / "model.joblib")
         (working / "run.json").write_text(json.dumps(info, indent=1, default=str) + "\n", encoding="utf-8")
         trained.history.to_csv(working / "history.csv", index=False)
         table.to_csv(working / "predictions.csv", index=False)
@@ -445,7 +440,7 @@ def _info(recipe, scans, split, weights, seed, start):
     info |= {"start": start.name if start else None, "started_from": start.info if start else None} | environment()
     settings = [info["recipe"], seed, weights.sha256 or weights.kind, start.info["key"] if start else None]
     images = [scans.sha256, split.sha256, split.declared]
-    code = [info["backend"], info["versions"]["keras"], CODE["recipe" if isinstance(recipe, Recipe) else "comparator"]]
+    code = [info["backend"], info["versions"]["keras"], CODE]
     key = hashlib.sha256(json.dumps([settings, images, code], sort_keys=True).encode()).hexdigest()
     return {"key": key} | info
 

@@ -1,6 +1,7 @@
 """The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, address, demo,
 exercises, grade."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -147,7 +148,14 @@ def _cache(what, kinds):
     """
     from busilib import cache
 
-    sizes = cache.clear(*kinds) if what == "clear" else cache.sizes()
+    sizes = cache.sizes()
+    if what == "clear":
+        for kind in set(kinds) - set(sizes):
+            raise BusiError(f"The cache holds no {kind!r}. It holds: {', '.join(sizes) or 'nothing'}")
+        gone = kinds or set(sizes) - {"runs", "busi"}
+        sizes = {kind: size for kind, size in sizes.items() if kind in gone}
+        for kind in sizes:
+            shutil.rmtree(cache.cache_dir(kind))
     for kind, size in sizes.items():
         print(f"{kind:<14} {size / 1e6:10.1f} MB")
     print(f"{sum(sizes.values()) / 1e6:.1f} MB {'cleared from' if what == 'clear' else 'in'} {cache.cache_dir()}")

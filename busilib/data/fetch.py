@@ -6,6 +6,7 @@ table. A download that was interrupted waits in the user's cache, and the next c
 
 import os
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 from busilib.cache import bar, cache_dir, write_folder
@@ -20,17 +21,8 @@ ARCHIVE_SHA256 = "b2ce09f6063a31a73f628b6a6ee1245187cbaec225e93e563735691d68654d
 KAGGLE = "aryashah2k/breast-ultrasound-images-dataset"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE}"
 
-ABOUT = f"""\
-BUSI: 780 breast ultrasound images and 798 masks (Baheya Hospital, Cairo, 2018), about 200 MB, from {ARCHIVE_URL}.
-No licence file ships with it, and its mirrors disagree (CC0, CC BY 4.0, unstated): do not pass the images on; cite
-Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28 (2020), doi:10.1016/j.dib.2019.104863"""
 OTHER_WAYS = f'name a folder that you have, DATASET="/path/to/{FOLDER}", or take made-up scans, DATASET="phantom".'
-_NO_WAY = f"""\
-BUSI could not be downloaded:
-{{reasons}}
-Try again, and a download that was interrupted goes on; or download it by hand from {PAGE}
-or {KAGGLE_PAGE} and unzip it to {{place}};
-or {OTHER_WAYS}"""
+_ABOUT, _NO_WAY = (files("busilib") / "tables" / "busi.txt").read_text(encoding="utf-8").split("\n\n")
 
 
 def places():
@@ -70,7 +62,7 @@ def get(target=None, url=ARCHIVE_URL, sha256=ARCHIVE_SHA256, timeout=30):
             return folder
         if folder.is_dir() and any(folder.iterdir()):
             raise DataError(f"{folder} exists but holds no images. Move it away, or choose another target folder.")
-        print(ABOUT)
+        print(_ABOUT.format(url=ARCHIVE_URL))
         reasons = []
         for page, fetch in ((url, lambda: _download(url, sha256, timeout)), (KAGGLE_PAGE, _from_kaggle)):
             try:
@@ -80,7 +72,8 @@ def get(target=None, url=ARCHIVE_URL, sha256=ARCHIVE_SHA256, timeout=30):
                 return folder
             except Exception as error:  # of requests, pooch, zipfile, kagglehub …: the user gets the reason
                 reasons.append(f"  - {page}: {type(error).__name__}: {error}")
-    raise DataError(_NO_WAY.format(reasons="\n".join(reasons), place=folder.parent))
+    pages = {"page": PAGE, "kaggle": KAGGLE_PAGE, "other": OTHER_WAYS}
+    raise DataError(_NO_WAY.strip().format(reasons="\n".join(reasons), place=folder.parent, **pages))
 
 
 def _copy(source, folder):

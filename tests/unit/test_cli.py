@@ -62,19 +62,20 @@ def test_data_phantom_makes_a_folder(tmp_path, capsys):
 
 def test_the_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
-    for kind, size in {"runs": 1_000_000, "features": 2_500_000, "phantom": 500_000}.items():
+    for kind, size in {"runs": 1_000_000, "features": 2_500_000, "phantom": 500_000, "busi": 5}.items():
         (tmp_path / kind / "deep").mkdir(parents=True)
         (tmp_path / kind / "deep" / "file").write_bytes(os.urandom(size))
     assert cli.main(["cache"]) == 0
     out = capsys.readouterr().out
     assert "features              2.5 MB" in out and f"4.0 MB in {tmp_path}" in out
-    assert cli.main(["cache", "clear", "features", "moon"]) == 1
-    assert "The cache holds no 'moon'. It holds: features, phantom, runs" in capsys.readouterr().err
+    for kind in ("moon", "..", ""):
+        assert cli.main(["cache", "clear", "features", kind]) == 1
+        assert f"The cache holds no {kind!r}. It holds: busi, features, phantom, runs" in capsys.readouterr().err
     assert cli.main(["cache", "clear", "features"]) == 0
     assert f"2.5 MB cleared from {tmp_path}" in capsys.readouterr().out
     assert cli.main(["cache", "clear"]) == 0
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["runs"]
-    assert cli.main(["cache", "clear", "runs"]) == 0 and list(tmp_path.iterdir()) == []
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["busi", "runs"]
+    assert cli.main(["cache", "clear", "runs", "busi"]) == 0 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [[], ["dance"], ["data"], ["run", "-p", "SEED"], ["sweep", "x", "--workers", "0"]])

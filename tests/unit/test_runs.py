@@ -173,7 +173,7 @@ def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run
     ):
         with pytest.raises(Asked):
             runs.find_or_train(**given | changed)
-    for name, value in (("CODE", {"recipe": "other code"}), ("version", lambda package: f"another {package}")):
+    for name, value in (("CODE", "other code"), ("version", lambda package: f"another {package}")):
         with monkeypatch.context() as patch:
             patch.setattr(runs, name, value)
             with pytest.raises(Asked):
