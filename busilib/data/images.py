@@ -77,21 +77,21 @@ def mask_union(row, size=None):
     pixel, so masks of 0 and 1 work as those of 0 and 255.
     """
     height, width = (row.height, row.width) if size is None else np.broadcast_to(size, 2).tolist()
-    union = np.zeros((height, width), dtype=bool)
-    for path in row.mask_paths:
-        with Image.open(path) as image:
-            values = np.asarray(mask_pixels(image).convert("L").resize((width, height), Image.Resampling.NEAREST))
-        union |= values > values.max() / 2
-    return union
+    masks = _masks(row.mask_paths, (width, height), Image.Resampling.NEAREST)
+    return np.any([np.zeros((height, width), dtype=bool), *(values > values.max() / 2 for values in masks)], axis=0)
 
 
 def small_mask(paths, size=128, resample=Image.Resampling.BICUBIC):
     """Return where any of an image's masks is not black, after shrinking: bool (size, size)."""
-    union = np.zeros((size, size), dtype=bool)
+    masks = _masks(paths, (size, size), resample)
+    return np.any([np.zeros((size, size), dtype=bool), *(values > 0 for values in masks)], axis=0)
+
+
+def _masks(paths, size, resample):
+    """Yield the grey values of masks, resized to ``size`` = (width, height)."""
     for path in paths:
         with Image.open(path) as image:
-            union |= np.asarray(mask_pixels(image).convert("L").resize((size, size), resample)) > 0
-    return union
+            yield np.asarray(mask_pixels(image).convert("L").resize(size, resample))
 
 
 def shape_table(catalogue, size=128, resample=Image.Resampling.BICUBIC, region="union"):
