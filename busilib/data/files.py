@@ -210,9 +210,8 @@ def _labelled(root):
 def _in_order(rows):
     """Return the table of files, by class and naturally by name, of rows in the order of its columns."""
     rows = sorted(rows, key=lambda row: (CLASSES.index(row[0]), natural_key(row[4])))
-    return pd.DataFrame(rows, columns=["label", "path", "scan", "is_mask", "image_id", "patient"]).astype(
-        {"is_mask": bool}
-    )
+    columns = "label path scan is_mask image_id patient".split()
+    return pd.DataFrame(rows, columns=columns).astype({"is_mask": bool})
 
 
 def is_text(path):
