@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, multilabel_confusion_matrix
 
 from busilib import explain, metrics
@@ -64,3 +65,9 @@ def test_grad_cam(small_network):
     lesson["size"] = 16
     maps = maps[maps.max(axis=(1, 2)) > 0]  # the library gives a map of zeros no peak
     assert len(maps) and np.allclose(np.transpose(lesson["peaks"](maps)), 16 * explain.peaks(maps))
+
+
+def test_the_maps_rank_correlation_is_spearmans():
+    first, second = np.random.default_rng(0).integers(0, 5, (2, 6, 4, 4)).astype(float)  # with ties
+    expected = [spearmanr(a, b, axis=None).statistic for a, b in zip(first, second, strict=True)]
+    assert np.allclose(functions("06", pd=pd)["compare"](first, second), expected)
