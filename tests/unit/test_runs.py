@@ -353,10 +353,10 @@ def spoil(table, how):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("NaN", "predictions.csv, line 4: not three probabilities from 0 to 1"),
+        ("NaN", "predictions.csv, line 4: not three probabilities whose sum is 1"),
         ("text", "predictions.csv, line 4: not three probabilities"),
         ("outside", "predictions.csv, line 4: not three probabilities"),
-        ("sum", "predictions.csv, line 4: not a sum of 1"),
+        ("sum", "predictions.csv, line 4: not three probabilities"),
         ("doubled", "predictions.csv, line 4: not a file that no other line has"),
         ("missing", r"predictions.csv has \d+ rows for \d+ files"),
     ],
