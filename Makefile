@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # nbval runs each lesson and compares the cells tagged nbval-check-output; loadscope keeps its cells on one worker.
 NBVAL := --nbval-lax --nbval-current-env --dist loadscope -n 2
 
-.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints licences release clean
+.PHONY: help run test test-all test-gpu test-browser site demo wheelhouse lab notebooks exercises bench style constraints licences address release clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -67,6 +67,9 @@ constraints: $(VENV)/installed  ## write what is installed now into tests/constr
 	(echo "# What CI installs; written by 'make constraints'. Users install the ranges of pyproject.toml."; \
 	  $(BIN)/python -m pip freeze --exclude-editable) > tests/constraints.txt
 	$(BIN)/python docs/licences.py
+
+address: $(VENV)/installed  ## set the public address: make address URL=https://github.com/NAME/busi-notebooks
+	$(BIN)/python .ci/address.py $(URL)
 
 release: $(VENV)/installed  ## check all that a release needs; a placeholder address is refused
 	$(BIN)/python .ci/release.py

@@ -20,7 +20,9 @@ def address(root):
     """The repository's public address is known, and every badge and set-up cell names it."""
     url = _project(root)["urls"]["Repository"]
     if PLACEHOLDER in f"{url}/":
-        return f"the public address is still a placeholder, {url}: busi address https://github.com/YOU/busi-notebooks"
+        return (
+            f"the public address is still a placeholder, {url}: make address URL=https://github.com/YOU/busi-notebooks"
+        )
     pages = [*root.glob("notebooks/**/*.ipynb"), *root.glob("*.md"), *root.glob("docs/**/*.md")]
     waiting = [page for page in pages if PLACEHOLDER in page.read_text(encoding="utf-8")]
     return _named(root, waiting, "name no address yet")

@@ -1,4 +1,4 @@
-"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, address, demo,
+"""The command line, ``busi``: data, run, refresh, sweep, collect, repeat, cache, doctor, demo,
 exercises, grade."""
 
 import shutil
@@ -168,18 +168,6 @@ def _doctor(for_class):
     from busitools import doctor
 
     return doctor.report(doctor.examine(for_class))
-
-
-@_busi.command("address")
-@click.argument("url")
-def _address(url):
-    """Maintainers: set the public address, in pyproject.toml, badges and set-up cells.
-
-    URL is like https://github.com/NAME/busi-notebooks.
-    """
-    from busitools import doctor
-
-    print(f"{len(doctor.address(url))} notebooks changed. Install again, so that all commands know it: make run")
 
 
 @_busi.command("demo")

@@ -1,19 +1,16 @@
-"""``busi doctor``: what works here, and what to do where something does not. ``busi address``: the public address."""
+"""``busi doctor``: what works here, and what to do where something does not."""
 
 import importlib
 import platform
-import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import nbformat
-
 from busilib import cache, recipes
 from busilib.data import fetch, phantom
-from busilib.errors import BusiError, ClassroomError, LessonError
+from busilib.errors import BusiError, ClassroomError
 from busitools import exercises, notebooks, sandbox
 
 PACKAGES = "busi-notebooks keras tensorflow jax numpy pandas scikit-learn matplotlib ipykernel jupyterlab ipywidgets"
@@ -61,29 +58,6 @@ def report(findings):
             hints += 1
     print("All of this works." if not hints else f"{hints} will not work: see the arrows.")
     return int(hints > 0)
-
-
-def address(url, root=None):
-    """Set the project's public address in pyproject.toml, and from there in all badges and set-up cells.
-
-    Returns the notebooks that were changed. LessonError for an address that is none on GitHub.
-    """
-    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url := url.rstrip("/").removesuffix(".git")):
-        raise LessonError(f"{url!r} is no address like https://github.com/NAME/busi-notebooks")
-    root = Path(root or notebooks.folder().parent)
-    project = root / "pyproject.toml"
-    if not project.exists():
-        raise LessonError("The address is set in a checkout of the repository; here is none.")
-    text = re.sub(r'^Repository = ".*"$', f'Repository = "{url}"', project.read_text(encoding="utf-8"), flags=re.M)
-    project.write_text(text, encoding="utf-8")
-    changed = []
-    for path in sorted((root / "notebooks").rglob("[0-9][0-9]_*.ipynb")):
-        before = nbformat.read(path, as_version=4)
-        after = notebooks.relink(nbformat.read(path, as_version=4), url)
-        if after != before:
-            nbformat.write(after, path)
-            changed.append(path)
-    return changed
 
 
 def _try(what, examination, hint):

@@ -69,7 +69,7 @@ def find_folder(folder):
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}. Give the folder that holds {', '.join(CLASSES)}.")
+        raise DataError(f'There is no folder {folder}. Give "phantom", "busi", or a folder with {", ".join(CLASSES)}.')
     if _is_data(folder):
         return folder
     if layout := _layout(folder):

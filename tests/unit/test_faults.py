@@ -219,7 +219,7 @@ def test_ten_times_lesson_03_in_one_process_takes_only_what_tensorflow_keeps(tmp
         gc.collect()
         used.append(round(psutil.Process().memory_info().rss / 1e6))
     print("MB after each training:", used)
-    # TensorFlow's register of gradient functions holds a graph and its weights, about 99 MB each time (its issue 97697).
+    # TensorFlow's register of gradient functions holds graph and weights, about 99 MB each time (its issue 97697).
     assert (used[-1] - used[2]) / 7 < 150
 
 

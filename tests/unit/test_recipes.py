@@ -102,7 +102,8 @@ RIGHT = {"DATASET": "2024", "PROTOCOL": "clean", "SEED": 3, "DROPOUT": 0, "UNFRE
         ("SEED", -1, "SEED is -1; it must be a whole number from 0"),
         ("SEED", 2**32, "from 0 to 1000000000"),
         ("IMAGE_SIZE", 10**6, "from 32 to 1024, or 0 for the usual one"),
-        ("LEARNING_RATE", float("nan"), "a number from 1e-09 to 10.0"),
+        ("LEARNING_RATE", float("nan"), "a number from 1e-09 to 0.5"),
+        ("LEARNING_RATE", 1, "a number from 1e-09 to 0.5"),  # which Keras would refuse much later
         ("ROTATION", float("inf"), "a number from 0.0 to 360.0"),
         ("FOLD", 1.0, "a whole number"),
         ("EPOCHS", True, "EPOCHS is True; it must be a whole number"),
