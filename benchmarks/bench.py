@@ -10,18 +10,17 @@ when a module failed.
 import argparse
 import importlib
 import json
-import multiprocessing
 import sys
 import textwrap
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from rows import COLUMNS
+import pandas as pd
+from rows import COLUMNS, apart
 
 from busilib.cache import write_file
 
 RESULTS = Path(__file__).with_name("results.json")
-MODULES = ("start", "growth", "speed", "backbones", "backends", "gpu")
+MODULES = ("start", "growth", "speed", "backbones", "gpu")
 LONG = ("memory",)  # minutes: only when they are named
 
 
@@ -33,8 +32,7 @@ def main():
     failed = []
     for module in parser.parse_args().only:
         try:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                rows = pool.submit(_measure, module).result()
+            rows = apart(_measure, module)
             store(module, rows)
             print(f"{module}: {sum(row['ours'] is not None for row in rows)} of {len(rows)} rows measured", flush=True)
         except Exception as error:  # whatever a module raises, the others are measured
@@ -67,19 +65,11 @@ def store(module, rows):
 
 def table(rows):
     """Return the rows as text: one line per row, its note below it."""
-    lines = [COLUMNS[:-1]] + [tuple(_text(row[key]) for key in COLUMNS[:-1]) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = []
-    for line, note in zip(lines, [""] + [row["note"] for row in rows], strict=True):
-        text.append("  ".join(f"{part:<{width}}" for part, width in zip(line, widths, strict=True)).rstrip())
-        text += textwrap.wrap(note or "", 110, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join(text)
-
-
-def _text(value):
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    shown = pd.DataFrame(rows, columns=COLUMNS[:-1]).set_index("name").rename_axis(None)
+    shown["reached"] = shown["reached"].map({True: "yes", False: "NO"})
+    head, *lines = shown.to_string(na_rep="", float_format="{:g}".format).splitlines()
+    notes = [textwrap.indent(textwrap.fill(row["note"] or "", 110), "    ") for row in rows]
+    return "\n".join([head, *(f"{line}\n{note}" for line, note in zip(lines, notes, strict=True))])
 
 
 if __name__ == "__main__":

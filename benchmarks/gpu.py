@@ -11,7 +11,7 @@ import time
 from unittest.mock import patch
 
 import numpy as np
-from rows import gpu, not_measured, row, seconds
+from rows import not_measured, row
 
 NETWORKS = {"ResNet50": 128, "InceptionResNetV2": 150}  # side in pixels in the papers
 BATCH, STEPS = 128, 40
@@ -21,12 +21,21 @@ TARGETS |= {f"{name} {size} px, training": "ratio >= 0.9" for name, size in NETW
 
 def measure():
     """Return the rows; each says that it was not measured where JAX sees no GPU."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
     if gpu() is None:
         return [not_measured(name, "there is no GPU", target) for name, target in TARGETS.items()]
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    rows = [papers()]
-    rows += [training_row(name, size) for name, size in NETWORKS.items()]
+    rows = [papers(), *(training_row(name, size) for name, size in NETWORKS.items())]
     return [one | {"device": gpu()} for one in rows]
+
+
+def gpu():
+    """Return the name of the first GPU that JAX sees, or None."""
+    try:
+        import jax
+
+        return jax.devices("gpu")[0].device_kind
+    except (ImportError, RuntimeError):
+        return None
 
 
 def papers(profile="full", **changes):
@@ -53,23 +62,17 @@ def papers(profile="full", **changes):
 
 def training_row(name, size, batch=BATCH, steps=STEPS):
     """Return the row of a network that is trained as a whole: fit against the bare step."""
-    import jax
+    from speed import NONE, fit_and_step
 
     from busilib import recipes
-    from busilib.learning import models, training
+    from busilib.learning import models
 
     recipe = recipes.get("A-frozen", backbone=name, image_size=size, unfreeze="all")
-    _, network = models.parts(models.build(recipe, models.Weights("none", "random")), recipe)
+    _, network = models.parts(models.build(recipe, NONE), recipe)
+    models.compile_for(recipe, network)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch * steps, size, size, 3), dtype=np.uint8)
-    labels = np.eye(3, dtype="float32")[rng.integers(0, 3, len(pixels))]
-    resident = jax.device_put(pixels[:batch]), jax.device_put(labels[:batch])
-    models.compile_for(recipe, network)
-    bare = lambda: [network.train_on_batch(*resident) for _ in range(steps)]  # noqa: E731
-    fit = lambda: network.fit(training.batches(pixels, labels, batch, 0), shuffle=False, verbose=0)  # noqa: E731
-    for once in (bare, fit):
-        once()
-    plain, whole = seconds(bare, fit, repeats=3)
+    whole, bare = fit_and_step(network, pixels, np.eye(3, dtype="float32")[rng.integers(0, 3, len(pixels))], batch, 1)
     note = f"other: train_on_batch on one batch of {batch} that lies on the device"
     title = f"{name} {size} px, training"
-    return row(title, len(pixels) / whole, "images/s", len(pixels) / plain, target=TARGETS[title], note=note)
+    return row(title, whole, "images/s", bare, target=TARGETS.get(title), note=note)

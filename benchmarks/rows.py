@@ -5,11 +5,14 @@ A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. Wha
 """
 
 import contextlib
+import multiprocessing
 import operator
+import os
 import statistics
-import subprocess
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from unittest.mock import patch
 
 import joblib
 
@@ -29,7 +32,7 @@ def row(name, ours, unit, other=None, better="higher", target=None, note="", dev
         better: "higher" (images per second) or "lower" (seconds): ratio > 1 always means that ours is better.
         target: "ratio >= 10" or "ours <= 0.3"; None when there is none.
         note: what ``other`` is, what it was measured on.
-        device: what computed; None for the processor, see `gpu` for the other one.
+        device: what computed; None for the processor.
     """
     ratio = None if other is None else ours / other if better == "higher" else other / ours
     reached = None
@@ -52,14 +55,13 @@ def cpu():
     return f"CPU, {joblib.cpu_count()} cores"
 
 
-def gpu():
-    """Return the name of the first NVIDIA GPU, or None."""
-    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        names = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return names[0].strip() if names else None
+def apart(function, *arguments, **environment):
+    """Return what a module's function gives in a fresh process, whose environment has these variables besides.
+
+    Nothing that another measurement imported, cached or holds in memory is there, and what goes wrong stays there.
+    """
+    with patch.dict(os.environ, environment), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def seconds(*functions, repeats=5):

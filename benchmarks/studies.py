@@ -1,15 +1,17 @@
-"""The studies of lessons 07 and 08 on the real BUSI, many seeds; with --store their tables go into busilib/results.
+"""Lessons 07, 08 and 10 on the real BUSI, many seeds; with --store their tables go into busilib/results.
 
     python benchmarks/studies.py leaks  BUSI --backbone ResNet50 --weights FILE [--seeds 5] [--store]
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
     python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds per seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
+    python benchmarks/studies.py sweep  FOLDER      what `busi sweep docs/examples/sweep_03.yaml --out FOLDER` trained
     python benchmarks/studies.py picture            docs/images/leaks.png from the stored tables
 
 Prints each seed's table. What is finished is read again from the user's cache.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,29 +29,37 @@ from busilib.data import catalogue, images, splits
 
 # The split of the public script family that paper A resembles; that paper A used it is one reading.
 SCRIPT_ORDER = ("benign", "normal", "malignant")
+SWEEP_COLUMNS = [
+    *("dataset_sha256", "split_sha256", "protocol", "preprocessing", "seed", "fold", "train", "test"),
+    *("validation_is_test", "validation_accuracy"),
+    *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_macro_f1", "test_majority", "seconds"),
+]
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("study", choices=("leaks", "inputs", "clean", "masks", "picture"))
-    parser.add_argument("folder", nargs="?", help="of the real BUSI")
+    parser.add_argument("study", choices=("leaks", "inputs", "clean", "masks", "sweep", "picture"))
+    parser.add_argument("folder", nargs="?", help="of the real BUSI; of the sweep")
     parser.add_argument("--backbone", default="ResNet50")
     parser.add_argument("--weights", default="auto")
-    parser.add_argument("--preprocessing")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", action="store_true")
     options = parser.parse_args()
     if options.study == "picture":
         return picture()
     if not options.folder:
-        parser.error("name the folder of the real BUSI")
+        parser.error("name the folder of the real BUSI, or of the sweep")
+    study = {"masks": masks_alone, "sweep": swept}.get(options.study, on_heads)
+    for name, table, measured_on in study(options):
+        print(name, "has", len(table), "rows")
+        if options.store:
+            print(write_table(name, table, measured_on))
+
+
+def masks_alone(options):
     scans = catalogue.read(options.folder, name="busi")
-    (masks_alone if options.study == "masks" else on_heads)(scans, options)
-
-
-def masks_alone(scans, options):
     for name, make in (("masks-alone", variants), ("masks-alone-splits", other_splits)):
-        keep(name, make(scans), {"dataset": scans.identity()}, options.store)
+        yield name, make(scans), {"dataset": scans.identity()}
 
 
 def script_split(scans, order="natural", coded=False, seed=42):
@@ -120,32 +130,43 @@ def clean(recipe, weights, scans, seed):
     return pd.concat(tables, ignore_index=True)
 
 
-def on_heads(scans, options):
+def on_heads(options):
     from busilib.learning import models
 
+    scans = catalogue.read(options.folder, name="busi")
     protocol = "clean" if options.study == "clean" else "paper"
-    recipe = recipes.get("A-frozen", "full", protocol, backbone=options.backbone, preprocessing=options.preprocessing)
+    recipe = recipes.get("A-frozen", "full", protocol, backbone=options.backbone)
     weights = models.find_weights(options.weights, options.backbone, "busi", "full")
     study = {"leaks": studies.leaks_of, "inputs": studies.scans_or_masks, "clean": clean}[options.study]
     tables = []
     for seed in range(options.seeds):
         tables.append(study(recipe, weights, scans, seed))
         print(tables[-1].round(3).head(8).to_string(), flush=True)
-    name = [options.study, options.backbone, options.preprocessing]
-    measured_on = about(recipe, weights, scans, range(options.seeds))
-    keep("-".join(filter(None, name)), pd.concat(tables, ignore_index=True), measured_on, options.store)
+    yield f"{options.study}-{options.backbone}", pd.concat(tables, ignore_index=True), about(recipe, weights, scans, range(options.seeds))
+
+
+def swept(options):
+    table, by = runs.collect(options.folder), ["protocol", "preprocessing"]
+    frozen = table[table["name"] == "A-frozen"].sort_values([*by, "seed"], ignore_index=True)
+    means = runs.means(frozen, by=by).round(4)
+    infos = [runs.open_run(file.parent).info for file in runs.files(options.folder, "run.json")]
+    measured_on = {
+        "data": ", ".join(sorted(frozen["dataset"].unique())),
+        "recipe": "A-frozen, full profile: lesson 03, phase 1; a seed draws the split as well",
+        "weights": " ".join(sorted({info["weights"]["sentence"] for info in infos})),
+        "script": "benchmarks/studies.py",
+        "runs": len(frozen),
+        "runs_planned": 24,
+        "means": json.loads(means.to_json(orient="records")),
+    }
+    print(means.to_string(index=False))
+    yield "sweep-03", frozen[SWEEP_COLUMNS].round(4), measured_on
 
 
 def picture():
     stored = {name: runs.stored_table(f"leaks-{name}") for name in ("ResNet50", "MobileNetV2")}
     tables = {f"BUSI, {name}": studies.worth(table).set_index("what") for name, table in stored.items()}
     (Path(__file__).parents[1] / "docs" / "images" / "leaks.png").write_bytes(figures.worth(tables).png)
-
-
-def keep(name, table, measured_on, store):
-    print(name, "has", len(table), "rows")
-    if store:
-        print(write_table(name, table, measured_on))
 
 
 if __name__ == "__main__":
