@@ -20,15 +20,14 @@ from rows import COLUMNS, apart
 from busilib.cache import write_file
 
 RESULTS = Path(__file__).with_name("results.json")
-MODULES = ("start", "growth", "speed", "backbones", "gpu")
+MODULES = ("start", "growth", "speed", "gpu")
 LONG = ("memory",)  # minutes: only when they are named
 
 
 def main():
     """Run the modules, print the table of all results, return the exit status."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
-    names = f"of {', '.join(MODULES + LONG)} (default: not {LONG[0]})"
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=MODULES + LONG, default=MODULES, help=names)
+    parser.add_argument("--only", nargs="+", choices=MODULES + LONG, default=MODULES, help=f"default: not {LONG[0]}")
     failed = []
     for module in parser.parse_args().only:
         try:

@@ -1,14 +1,19 @@
-"""What a frozen network makes of views of scans: averages and maxima of several depths, kept in the user's cache."""
+"""What `honest` and `hospitals` share: what a frozen network makes of views of scans, and a temperature.
+
+The averages and maxima of several depths are kept in the user's cache.
+"""
 
 import hashlib
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
 
 from busilib.cache import cache_dir, write_file
 from busilib.learning import keras, models
 
+# Places in what `averages` returns: of MobileNetV2 the averages are 0, 1, 2, 4 and 5, the maxima 3 and 6.
 LAYERS = [f"block_{n}_expand_relu" for n in (6, 10, 13, 16)] + ["out_relu"]
-MEANS, MAXIMA = (0, 1, 2, 4, 5), (3, 6)  # places of the averages and the maxima in what `averages` returns
 DEPTHS = {"MobileNetV2": LAYERS, "ResNet50": ["conv3_block4_out", "conv4_block6_out", "conv5_block3_out"]}
 PEAKS = (LAYERS[2], LAYERS[4])
 
@@ -70,3 +75,15 @@ def averages(pixels, weights, count, name="MobileNetV2"):
 
     settings = pixels, weights.sha256, count, DEPTHS[name]
     return stored("averages", lambda: answers(outputs, pixels, weights, count, name), *settings)
+
+
+def cooled(p, temperature):
+    """Return probabilities with the temperature applied to their logarithms."""
+    powers = np.maximum(p, 1e-9) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def temperature(p, y, most, weight=None):
+    """Return the temperature, from 0.3 to ``most``, with which probabilities have the least log loss."""
+    loss = lambda t: log_loss(y, cooled(p, t), sample_weight=weight)  # noqa: E731
+    return minimize_scalar(loss, bounds=(0.3, most), method="bounded").x

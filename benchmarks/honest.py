@@ -3,13 +3,12 @@
     BUSI_DIR=FOLDER python benchmarks/honest.py MOBILENET RESNET
 
 Two files of weights for keras.applications.MobileNetV2 and ResNet50 (include_top=False). A run opens the outer test
-folds once per seed: all choices below stand here, in a commit that is older than the run. Features are kept in the
-user's cache.
+folds once per seed: all choices stand here and in honest.yaml, as they stood in commit `c7cb6ea` before the stored run.
+Features are kept in the user's cache.
 """
 
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
 
@@ -17,15 +16,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
-from features import LAYERS, MAXIMA, MEANS, answers, averages, stored
-from scipy.optimize import minimize_scalar
+import yaml
+from features import LAYERS, answers, averages, cooled, stored, temperature
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from store import write_table
 
 from busilib import metrics, runs, studies
-from busilib.cache import cache_dir, write_file
 from busilib.data import catalogue, images, splits
 from busilib.learning import keras, models
 from busilib.recipes import PROBABILITIES
@@ -33,24 +31,8 @@ from busilib.recipes import PROBABILITIES
 # --- decided before the outer run -------------------------------------------------------------------------------------
 VIEWS, COMPONENTS, DOTS = 8, 200, 10  # views per scan, principal components, pixels per scan that teach the lesion map
 AXES, SAMPLE = 64, 60  # directions whose products are the second order, pixels per scan that choose them
-TWO = [(size, i) for size in (224, 320) for i in (2, 5)]
-ALL = [(size, i) for size in (224, 320) for i in MEANS + MAXIMA]
-RESNET, EMBEDDED = [("ResNet50", 1), ("ResNet50", 2)], ("embedded", 2)
-SETS = {  # name: blocks of features, (size or network, place), "map": averages inside and outside the lesion map
-    "two depths, 224 px": [(224, 2), (224, 5)],
-    "two depths, two sizes": TWO,
-    "five depths": [(size, i) for size, i in ALL if i in MEANS],
-    "five depths and maxima": ALL,
-    "lesion map": [*TWO, "map"],
-    "second order": [*TWO, "map", "second order"],
-    "two networks": [*TWO, "map", "second order", *RESNET],
-    "three networks": [*TWO, "map", "second order", *RESNET, EMBEDDED],
-}
-KERNELS = {"linear": (10, 20, 40), "rbf": (10, 30, 100)}  # kernel: the values of C
-CURVED = ("lesion map", "three networks")  # the sets that are tried with the second kernel as well
-BLENDS = (1, 3, 6, 24)  # how many of the candidates, the best by inner log loss, are averaged
 FOLDS, SENSITIVITY = 5, 0.95  # folds, outer and inner (seed + 100); what the threshold promises on the inner folds
-SAID = Path(__file__).with_suffix(".json")  # how often outer folds were opened, what was tried, what it costs
+GRID = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 def places(table, weights):
@@ -86,9 +68,8 @@ def lesion_maps(here, masks, learn, ask, seed):
 def under_maps(here, masks, train, test, inner, seed):
     """Return (scans, features): averages inside and outside the maps, which are out of fold for training scans."""
     maps = np.zeros(masks.shape, dtype="float32")
-    for learn, ask in inner:
-        maps[train[ask]] = lesion_maps(here, masks, train[learn], train[ask], seed)
-    maps[test] = lesion_maps(here, masks, train, test, seed)
+    for learn, ask in [*((train[learn], train[ask]) for learn, ask in inner), (train, test)]:
+        maps[ask] = lesion_maps(here, masks, learn, ask, seed)
     parts = []
     for weight in (maps, 1 - maps):
         share = weight / (weight.sum(axis=(1, 2), keepdims=True) + 1e-6)
@@ -128,7 +109,7 @@ def regression(C):
 
 def with_views(blocks, y, train, test):
     """Return the probabilities of the test scans, (views, scans, 3): every view is an example in training."""
-    stack = np.concatenate([blocks[(224, i)] for i in (2, 5)], axis=-1)  # (views, scans, channels)
+    stack = np.concatenate([blocks["224-2"], blocks["224-5"]], axis=-1)  # (views, scans, channels)
     flat = stack[:, train].reshape(-1, stack.shape[-1])
     z = (stack - flat.mean(axis=0)) / (flat.std(axis=0) + 1e-6) / np.sqrt(stack.shape[-1])
     _, vectors = np.linalg.eigh(z[0, train] @ z[0, train].T)
@@ -139,28 +120,22 @@ def with_views(blocks, y, train, test):
 
 def candidates(blocks, y, train, test, inner):
     """Return dict name → (probabilities of the training scans, each from its inner fold; those of the test scans)."""
-    grams, result = {}, {}
-    for name, keys in SETS.items():
-        for key in set(keys) - set(grams):
-            grams[key] = products(blocks[key] if isinstance(key, str) else blocks[key].mean(axis=0), train)
+    grams = {key: products(block.mean(axis=0), train) for key, block in blocks.items()}
+    result = {}
+    for name, keys in GRID["sets"].items():
         gram = sum(grams[key] for key in keys) / len(keys)
         square = np.diag(gram)
         kernels = {"linear": gram, "rbf": np.exp(-(square[:, None] + square - 2 * gram) / 4)}
-        for kernel, grid in KERNELS.items():
-            if kernel == "rbf" and name not in CURVED:
-                continue
+        for kernel in kernels if name in GRID["curved"] else ["linear"]:
             x = components(kernels[kernel], train)
-            for C in grid:
-                guess, model = np.zeros((len(train), 3)), regression(C)
-                for learn, ask in inner:
-                    guess[ask] = model.fit(x[train[learn]], y[train[learn]]).predict_proba(x[train[ask]])
-                answer = model.fit(x[train], y[train]).predict_proba(x[test])
+            for C in GRID["kernels"][kernel]:
+                guess = cross_val_predict(regression(C), x[train], y[train], cv=inner, method="predict_proba")
+                answer = regression(C).fit(x[train], y[train]).predict_proba(x[test])
                 result[f"{name}, {kernel}, C={C}"] = guess, answer
     best = sorted(result, key=lambda name: log_loss(y[train], result[name][0]))
-    blends = {f"the best {m} averaged": [result[name] for name in best[:m]] for m in BLENDS}
-    return result | {
-        name: tuple(np.mean(part, axis=0) for part in zip(*pairs, strict=True)) for name, pairs in blends.items()
-    }
+    for m in GRID["blends"]:
+        result[f"the best {m} averaged"] = [np.mean([result[name][k] for name in best[:m]], axis=0) for k in (0, 1)]
+    return result
 
 
 def outer(blocks, here, y, groups, train, test, seed):
@@ -171,102 +146,78 @@ def outer(blocks, here, y, groups, train, test, seed):
     deal = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed + 100)
     inner = list(deal.split(train, y[train], groups[train]))
     result = {}
-    for name, keys in {"128 px": [(128, 5)], "224 px": [(224, 5)], "two depths": [(224, 2), (224, 5)]}.items():
+    for name, keys in GRID["first"].items():
         x = components(sum(products(blocks[key][0], train) for key in keys) / len(keys), train)
         result[name] = regression(10).fit(x[train], y[train]).predict_proba(x[test])
     each = with_views(blocks, y, train, test)
     result |= {"views in training": each[0], "views in testing": each.mean(axis=0)}
-    blocks = blocks | {"map": under_maps(here[0], here[2], train, test, inner, seed)}
-    blocks["second order"] = second_order(here[1], train, seed)
-    pairs = candidates(blocks, y, train, test, inner)
-    blends = [name for name in pairs if "averaged" in name]
-    chosen = min(blends, key=lambda name: log_loss(y[train], pairs[name][0]))
+    maps, second = under_maps(here[0], here[2], train, test, inner, seed), second_order(here[1], train, seed)
+    pairs = candidates(blocks | {"map": maps[None], "second order": second[None]}, y, train, test, inner)
+    chosen = min((name for name in pairs if "averaged" in name), key=lambda name: log_loss(y[train], pairs[name][0]))
     guess, answer = pairs[chosen]
-    heat = minimize_scalar(lambda t: log_loss(y[train], cooled(guess, t)), bounds=(0.3, 3), method="bounded").x
+    heat = temperature(guess, y[train], 3)
     # The highest threshold that finds SENSITIVITY of the malignant scans of the inner folds.
     threshold = np.quantile(cooled(guess, heat)[y[train] == 1, 1], 1 - SENSITIVITY, method="lower")
     result |= {name: pair[1] for name, pair in pairs.items()}
-    result |= {"nested": answer, "nested, scaled": cooled(answer, heat), "threshold": threshold}
+    result |= {"nested": answer, "nested, scaled": cooled(answer, heat), "threshold": np.full(len(test), threshold)}
     return result, {"seed": seed, "chosen": chosen, "temperature": heat, "threshold": threshold}
 
 
-def cooled(p, temperature):
-    """Return probabilities with the temperature applied to their logarithms."""
-    powers = np.maximum(p, 1e-9) ** (1 / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-RUNGS = {"averages, 128 px": "128 px", "averages, 224 px": "224 px"}  # name in the table: name of the probabilities
-RUNGS |= {name: name for name in ("two depths", "views in training", "views in testing")}
-RUNGS |= {  # candidates with a fixed C, then what is chosen inside
-    "two sizes": "two depths, two sizes, linear, C=10",
-    "five depths": "five depths, linear, C=10",
-    "maxima beside averages": "five depths and maxima, linear, C=10",
-    "lesion map, masks as teachers": "lesion map, linear, C=10",
-    "curved kernel": "lesion map, rbf, C=30",
-    "second order": "second order, linear, C=20",
-    "second network": "two networks, linear, C=20",
-    "third network, the embedded one": "three networks, linear, C=20",
-    "best 24 candidates averaged": "the best 24 averaged",
-    "nested": "nested",
-    "nested, scaled": "nested, scaled",
-}
-
-
-def seed_of(seed, scans, mobile, resnet):
-    """Return (dict name → probabilities of all scans, records): every scan from the fold that never saw its group."""
-    table, y, groups = scans.table, studies.codes(scans.table["label"]), scans.table["group"].to_numpy()
-    blocks = {}
-    for size, count in ((128, 1), (224, VIEWS), (320, VIEWS)):
-        arrays = averages(images.load(table["path"], size), mobile, count)
-        blocks |= {(size, i): block for i, block in enumerate(arrays)}
+def all_blocks(table, mobile, resnet):
+    """Return the features of all scans, dict "size-place" or "network-place" → (views, scans, channels)."""
     embedded = models.find_weights("phantom", "ResNet50")
-    for name, size, weights in (("ResNet50", 224, resnet), ("embedded", 64, embedded)):
-        arrays = averages(images.load(table["path"], size), weights, 2, "ResNet50")  # as it is and mirrored: it is slow
-        blocks |= {(name, i): block for i, block in enumerate(arrays)}
-    pooled, records, here = {}, [], places(table, mobile)
+    sources = [(size, size, mobile, count, "MobileNetV2") for size, count in ((128, 1), (224, VIEWS), (320, VIEWS))]
+    # As they are and mirrored: a ResNet50 is slow.
+    sources += [("ResNet50", 224, resnet, 2, "ResNet50"), ("embedded", 64, embedded, 2, "ResNet50")]
+    blocks = {}
+    for key, size, weights, count, network in sources:
+        arrays = averages(images.load(table["path"], size), weights, count, network)
+        blocks |= {f"{key}-{i}": block for i, block in enumerate(arrays)}
+    return blocks
+
+
+def seed_of(seed, table, blocks, here):
+    """Return (dict name → probabilities of all scans, records): every scan from the fold that never saw its group."""
+    y, groups, pooled, records = studies.codes(table["label"]), table["group"].to_numpy(), {}, []
     deal = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(y, y, groups)
     for fold, (train, test) in enumerate(deal):
         result, record = outer(blocks, here, y, groups, train, test, seed)
         records.append({"fold": fold} | record)
         for name, p in result.items():
-            pooled.setdefault(name, np.zeros((len(y), *np.shape(p)[1:])))[test] = p
+            pooled.setdefault(name, np.zeros((len(y), *p.shape[1:])))[test] = p
         print(seed, records[-1], flush=True)
     return pooled, records
 
 
-def measures(y, p, threshold=None):
-    """Return the scores of one seed's probabilities, dict; ``threshold``: one per scan, the operating point's."""
-    malignant, called = y == 1, p.argmax(axis=1)
-    scores = {"accuracy": np.mean(called == y), "balanced": balanced_accuracy_score(y, called)}
-    scores |= {"auc": roc_auc_score(y, p, multi_class="ovr"), "auc_malignant": roc_auc_score(malignant, p[:, 1])}
-    scores |= {"ece": metrics.calibration_error(y, p), "sensitivity": np.mean(called[malignant] == 1)}
-    if threshold is not None:
-        above = p[:, 1] >= threshold
-        scores |= {"point_sensitivity": above[malignant].mean(), "point_specificity": 1 - above[~malignant].mean()}
-    return scores
+def measures(y, p):
+    """Return the scores of one seed's probabilities, dict."""
+    s = metrics.probability_scores(y, p)
+    scores = {"accuracy": s["accuracy"], "balanced": s["balanced_accuracy"], "auc": s["auc"]}
+    scores |= {"auc_malignant": roc_auc_score(y == 1, p[:, 1]), "ece": metrics.calibration_error(y, p)}
+    return scores | {"sensitivity": s["sensitivity_1"]}
 
 
-def rows_of(scans, seeds):
+def rows_of(table, seeds):
     """Return the table: one row per rung, then the nested rows; ``seeds`` is [probabilities that `seed_of` returns]."""
-    y, groups = studies.codes(scans.table["label"]), scans.table["group"]
+    y, groups = studies.codes(table["label"]), table["group"]
     heads = runs.stored_table("clean-MobileNetV2").query("part == 'test'").groupby("seed")
-    heads = [head.set_index("file_id").loc[scans.table["image_id"], PROBABILITIES].to_numpy() for _, head in heads]
+    heads = [head.set_index("file_id").loc[table["image_id"], PROBABILITIES].to_numpy() for _, head in heads]
     ladder = {"paper A's head, 128 px": heads[: len(seeds)]}
-    ladder |= {name: [p[key] for p in seeds] for name, key in RUNGS.items()}
+    ladder |= {name: [p[name] for p in seeds] for name in (*GRID["first"], "views in training", "views in testing")}
+    ladder |= {name: [p[key] for p in seeds] for name, key in GRID["rungs"].items()}
     names = [name for name in seeds[0] if "C=" in name or "averaged" in name]
-    ladder["chosen on the test folds"] = [
-        max((p[name] for name in names), key=lambda q: np.mean(q.argmax(1) == y)) for p in seeds
-    ]
+    best = [max((p[name] for name in names), key=lambda q: np.mean(q.argmax(1) == y)) for p in seeds]
     rows, below = [], None
-    for name, each in ladder.items():
-        thresholds = [p["threshold"] if name == "nested, scaled" else None for p in seeds]
-        row = {"rung": name} | pd.DataFrame(map(measures, [y] * len(each), each, thresholds)).mean().to_dict()
+    for name, each in (ladder | {"chosen on the test folds": best}).items():
+        row = {"rung": name} | pd.DataFrame([measures(y, p) for p in each]).mean().to_dict()
         right = np.mean([p.argmax(axis=1) == y for p in each], axis=0)  # over the seeds, per scan
         row["low"], row["high"] = metrics.grouped_bootstrap(np.mean, groups, right)
         if below is not None and name != "nested":  # which has no rung below: it chooses among them
             row["gain"] = np.mean(right - below)
             row["gain_low"], row["gain_high"] = metrics.grouped_bootstrap(np.mean, groups, right - below)
+        if name == "nested, scaled":
+            above = np.stack([p[name][:, 1] >= p["threshold"] for p in seeds])
+            row |= {"point_sensitivity": above[:, y == 1].mean(), "point_specificity": 1 - above[:, y != 1].mean()}
         rows.append(row)
         below = right
     return pd.DataFrame(rows)
@@ -276,19 +227,12 @@ def main(mobile, resnet, seeds=3):
     scans = splits.without_objections(catalogue.read(os.environ["BUSI_DIR"], name="busi"))
     mobile = models.find_weights(mobile, "MobileNetV2", "busi", "full")
     resnet = models.find_weights(resnet, "ResNet50", "busi", "full")
-    pooled, choices = [], []
-    for seed in range(int(seeds)):
-        file = cache_dir("honest") / f"second-{seed}.pickle"
-        if not file.exists():
-            with write_file(file) as temporary:
-                temporary.write_bytes(pickle.dumps(seed_of(seed, scans, mobile, resnet)))
-        probabilities, records = pickle.loads(file.read_bytes())  # written by the line above
-        pooled.append(probabilities)
-        choices += records
-    table = rows_of(scans, pooled).round(4)
+    features = all_blocks(scans.table, mobile, resnet), places(scans.table, mobile)
+    pooled, choices = zip(*(seed_of(seed, scans.table, *features) for seed in range(int(seeds))), strict=True)
+    table = rows_of(scans.table, pooled).round(4)
     print(table.to_string())
-    about = {"dataset": scans.identity(), "seeds": list(range(len(pooled))), "choices": choices}
-    about |= json.loads(SAID.read_text(encoding="utf-8"))
+    about = {"dataset": scans.identity(), "seeds": list(range(len(pooled))), "choices": sum(choices, [])}
+    about |= json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     about["majority"] = float(scans.table["label"].value_counts(normalize=True).max().round(4))
     about["weights"] = [{"sentence": each.sentence, "sha256": each.sha256} for each in (mobile, resnet)]
     print(write_table("honest-BUSI", table, about))

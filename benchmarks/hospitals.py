@@ -8,36 +8,36 @@ OTHER_FOLDER holds patients.csv. Features are kept in the user's cache.
 """
 
 import sys
+from functools import cache
 
 import numpy as np
 import pandas as pd
-import store
-from features import averages
+from features import averages, cooled, temperature
 from scipy import ndimage
-from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from store import write_table
 
-from busilib import metrics
+from busilib import metrics, studies
 from busilib.data import catalogue, images, splits
 from busilib.learning import models
-from busilib.recipes import CLASSES
 
 NAMES, SIZE, VIEWS, CUT, SEED = ("BUSI", "BUS-UCLM"), 224, 6, 0.12, 0
 PATIENTS, LABELLED, WEIGHT, DRAWS = 5, 7, 10, 10  # patients, labelled scans per class, weight of a new scan, draws
 MEASURES = ["accuracy", "balanced accuracy", "sensitivity", "AUC", "AUC against benign", "calibration error"]
 MEASURES += ["sensitivity at the threshold", "specificity at the threshold"]
+COLUMNS = ["part", "setting", "measure", "score", "low", "high", "gain", "gain_low", "gain_high"]
 CHANGES = {"matched": "grey levels matched", "crop": "edges cut off", "painted": "marks painted out"}
 FOLDS = StratifiedGroupKFold(5, shuffle=True, random_state=SEED)
 
 
 def scores(truth, p, above):
     """Return MEASURES; NaN where a class is missing. ``above``: which scans lie above a threshold for malignancy."""
-    if len(set(truth)) < len(CLASSES):
+    if len(set(truth)) < 3:
         return np.full(len(MEASURES), np.nan)
     called, malignant, lesion = p.argmax(axis=1), truth == 1, truth < 2
     recall = [np.mean(called[truth == k] == k) for k in range(3)]
@@ -47,27 +47,27 @@ def scores(truth, p, above):
     return np.array([np.mean(called == truth), np.mean(recall), recall[1], *order, *point])
 
 
-def gain(truth, p, above, other, other_above):
-    return scores(truth, p, above) - scores(truth, other, other_above)
-
-
 def compared(groups, truth, answer, other=None):
     """Return (measures, 6): score, low, high, then the paired gain over ``other`` and its ends; intervals over groups.
 
-    ``answer``, ``other``: (probabilities, above the threshold).
+    ``answer``, ``other``: (probabilities, above the threshold). Without ``other`` there is no gain: NaN.
     """
-    pair = (*answer, *(other or answer))
-    rows = [scores(truth, *answer), *metrics.grouped_bootstrap(scores, groups, truth, *answer, draws=100)]
-    rows += [gain(truth, *pair), *metrics.grouped_bootstrap(gain, groups, truth, *pair, draws=100)]
-    return np.stack(rows, axis=1) if other else np.stack(rows[:3] + 3 * [np.full(len(MEASURES), np.nan)], axis=1)
+
+    def both(truth, p, above, *beside):
+        ours = scores(truth, p, above)
+        return np.concatenate([ours, ours - scores(truth, *beside)]) if beside else ours
+
+    given = truth, *answer, *(other or ())
+    table = np.stack([both(*given), *metrics.grouped_bootstrap(both, groups, *given, draws=100)], axis=1)
+    return np.hstack(np.split(table, 2) if other else [table, np.full(table.shape, np.nan)])
 
 
-def pixels_of(hospitals, k, change):
+def pixels_of(tables, k, change):
     """Return the scans of hospital k, uint8: as they are (""), or with one of CHANGES. No change needs a label."""
     edge, times = round(CUT * SIZE / (1 - 2 * CUT)) if change == "crop" else 0, 3 if change == "painted" else 1
-    pixels = images.load(hospitals[k].table["path"], times * SIZE + 2 * edge)
+    pixels = images.load(tables[k]["path"], times * SIZE + 2 * edge)
     if change == "matched":  # each grey level becomes the other hospital's level of the same rank
-        other = images.load(hospitals[1 - k].table["path"], SIZE)[..., 0]
+        other = images.load(tables[1 - k]["path"], SIZE)[..., 0]
         ranks = np.cumsum(np.bincount(pixels[..., 0].ravel(), minlength=256)) / pixels[..., 0].size
         pixels = np.quantile(other, ranks).round().astype("uint8")[pixels]
     if change == "painted":  # a grey opening takes away what is bright and narrower than five of these pixels
@@ -89,30 +89,29 @@ def predicted(model, views):
     return np.mean([model.predict_proba(view) for view in views], axis=0)
 
 
-def crossed(views, y, groups, folds):
-    """Return the probabilities of scans that the model of their fold has not seen."""
-    p = np.zeros((len(y), len(CLASSES)))
-    for train, test in folds.split(y, y, groups):
+def crossed(views, y, folds):
+    """Return the probabilities of scans that the model of their fold, (train, test), has not seen."""
+    p = np.zeros((len(y), 3))
+    for train, test in folds:
         p[test] = predicted(fitted(views[:, train], y[train]), views[:, test])
     return p
 
 
 def shares(y):
-    return np.bincount(y, minlength=len(CLASSES)) / len(y)
+    return np.bincount(y, minlength=3) / len(y)
 
 
 def journeys(views, y, groups):
     """Yield (part, setting, hospital tested, probabilities, those that they are paired with or None)."""
-    yield "journey", "BUSI → BUSI", 0, crossed(views(0), y[0], groups[0], FOLDS), None
-    by_patient = crossed(views(1), y[1], groups[1], FOLDS)
+    home, by_patient = (crossed(views(k), y[k], FOLDS.split(y[k], y[k], groups[k])) for k in (0, 1))
+    yield "journey", "BUSI → BUSI", 0, home, None
     yield "journey", "BUS-UCLM, folds by patient", 1, by_patient, None
-    single = StratifiedKFold(5, shuffle=True, random_state=SEED)
-    yield "journey", "BUS-UCLM, folds by image", 1, crossed(views(1), y[1], None, single), by_patient
+    single = StratifiedKFold(5, shuffle=True, random_state=SEED).split(y[1], y[1])
+    yield "journey", "BUS-UCLM, folds by image", 1, crossed(views(1), y[1], single), by_patient
     for k, there in ((0, 1), (1, 0)):
         way, model = f"{NAMES[k]} → {NAMES[there]}", fitted(views(k), y[k])
-        p = predicted(model, views(there))
+        p, two = predicted(model, views(there)), predicted(model, views(there)[:2])
         yield "journey", way, there, p, None
-        two = predicted(model, views(there)[:2])
         for change, words in CHANGES.items():
             yield "cause", f"{way}, {words}", there, predicted(model, views(there, change)), two
         weighted = p * shares(y[there]) / shares(y[k])
@@ -125,7 +124,7 @@ def repairs(views, y, patients, p, limit):
     ``p``, ``limit``: what the model from home says there, and its threshold. LABELLED scans of each class of these
     patients recalibrate and set a new threshold; all their scans train the head again.
     """
-    rng, inputs = np.random.default_rng(SEED), np.log(np.clip(p, 1e-6, 1))
+    rng, inputs = np.random.default_rng(SEED), np.clip(p, 1e-6, 1)
     for _ in range(DRAWS):
         new = np.zeros(len(p), dtype=bool)
         while np.bincount(y[1][new], minlength=3).min() < LABELLED:
@@ -133,27 +132,21 @@ def repairs(views, y, patients, p, limit):
         order = rng.permutation(np.flatnonzero(new))
         few = np.concatenate([order[y[1][order] == k][:LABELLED] for k in range(3)])
         weight = (shares(y[1]) / shares(y[1][few]))[y[1][few]]
-
-        def cooled(t):
-            return np.exp(inputs / t) / np.exp(inputs / t).sum(axis=1, keepdims=True)
-
-        def loss(t, few=few, weight=weight):
-            return log_loss(y[1][few], cooled(t)[few], sample_weight=weight)
-
-        second = LogisticRegression().fit(inputs[few], y[1][few], sample_weight=weight)
+        second = LogisticRegression().fit(np.log(inputs[few]), y[1][few], sample_weight=weight)
         both = np.concatenate([views(0), views(1)[:, new]], axis=1), np.concatenate([y[0], y[1][new]])
         ten = np.where(np.arange(len(both[1])) < len(y[0]), 1, WEIGHT)
-        answers = {
-            "temperature": cooled(minimize_scalar(loss, bounds=(0.3, 30)).x),
-            "recalibrated": second.predict_proba(inputs),
+        calibrated = {
+            "temperature": cooled(inputs, temperature(inputs[few], y[1][few], 30, weight)),
+            "recalibrated": second.predict_proba(np.log(inputs)),
+        }
+        trained = {
             "head trained again": predicted(fitted(*both, ten), views(1)),
             "these patients alone": predicted(fitted(views(1)[:, new], y[1][new]), views(1)),
         }
-        results = {"as it is": (p[~new], p[~new, 1] >= limit)}
-        for name, q in answers.items():  # a head was trained on these scans: they cannot set its threshold
-            lowest = q[few][y[1][few] == 1, 1].min() if name in ("temperature", "recalibrated") else limit
-            results[name] = q[~new], q[~new, 1] >= lowest
-        yield ~new, results
+        # A head was trained on these scans: they cannot set its threshold.
+        limits = {name: q[few][y[1][few] == 1, 1].min() for name, q in calibrated.items()}
+        answers = {"as it is": p} | calibrated | trained
+        yield ~new, {name: (q[~new], q[~new, 1] >= limits.get(name, limit)) for name, q in answers.items()}
 
 
 def stopped(train, new, groups):
@@ -168,28 +161,26 @@ def stopped(train, new, groups):
 
 def refusals(x, groups, right):
     """Yield (measure, share, low, high) of scans stopped at home, held out, and away, and of who was ``right`` away."""
-    own = np.zeros(len(x[0]), dtype=bool)
+    at_home = np.zeros(len(x[0]), dtype=bool)
     for train, test in FOLDS.split(x[0], groups=groups[0], y=np.zeros(len(x[0]))):
-        own[test] = stopped(x[0][train], x[0][test], groups[0][train])
+        at_home[test] = stopped(x[0][train], x[0][test], groups[0][train])
     no = stopped(x[0], x[1], groups[0])
-    rows = {"own scans stopped": (own, groups[0]), "stopped": (no, groups[1])}
+    rows = {"own scans stopped": (at_home, groups[0]), "stopped": (no, groups[1])}
     rows |= {"right if stopped": (right[no], groups[1][no]), "right if let through": (right[~no], groups[1][~no])}
     for measure, (values, who) in rows.items():
-        if len(values):
-            yield measure, values.mean(), *metrics.grouped_bootstrap(np.mean, who, values * 1.0)
+        yield measure, values.mean(), *metrics.grouped_bootstrap(np.mean, who, values * 1.0)
 
 
 def main(busi, other, file):
-    weights, ready = models.find_weights(file, "MobileNetV2", "folder", "full"), {}
+    weights = models.find_weights(file, "MobileNetV2", "folder", "full")
     hospitals = splits.without_objections(catalogue.read(busi, "BUSI")), catalogue.read(other, "BUS-UCLM")
-    y = [scans.table["label"].map(CLASSES.index).to_numpy() for scans in hospitals]
-    groups = [scans.table["group"].to_numpy() for scans in hospitals]
+    tables = [scans.table for scans in hospitals]
+    y, groups = [studies.codes(table["label"]) for table in tables], [table["group"].to_numpy() for table in tables]
 
+    @cache
     def views(k, change=""):
-        if (k, change) not in ready:
-            arrays = averages(pixels_of(hospitals, k, change), weights, 2 if change else VIEWS)
-            ready[k, change] = np.concatenate([arrays[2], arrays[5]], axis=-1)
-        return ready[k, change]
+        arrays = averages(pixels_of(tables, k, change), weights, 2 if change else VIEWS)
+        return np.concatenate([arrays[2], arrays[5]], axis=-1)
 
     tests, rows, limits = {}, [], {}
 
@@ -201,26 +192,25 @@ def main(busi, other, file):
         home = setting.split(" →")[0].split(",")[0]
         if home not in limits:  # the first of each is held out at home, where nine of ten malignant scans lie above it
             limits[home] = np.quantile(p[y[k] == 1, 1], 0.1)
-        answer, other = ((q, q[:, 1] >= limits[home]) if q is not None else None for q in (p, beside))
-        add(part, setting, compared(groups[k], y[k], answer, other))
+        answer, paired = ((q, q[:, 1] >= limits[home]) if q is not None else None for q in (p, beside))
+        add(part, setting, compared(groups[k], y[k], answer, paired))
         tests[setting] = p
     way, each = tests["BUSI → BUS-UCLM"], {}
-    for tested, answers in repairs(views, y, hospitals[1].table["patient"].to_numpy(), way, limits["BUSI"]):
+    for tested, answers in repairs(views, y, tables[1]["patient"].to_numpy(), way, limits["BUSI"]):
         for name, answer in answers.items():
-            other = None if name == "as it is" else answers["as it is"]
-            each.setdefault(name, []).append(compared(groups[1][tested], y[1][tested], answer, other))
-    for name, tables in each.items():
-        add("repair", name, np.mean(tables, axis=0))
-    grey = [pixels_of(hospitals, k, "")[..., 0] for k in (0, 1)]
+            paired = None if name == "as it is" else answers["as it is"]
+            each.setdefault(name, []).append(compared(groups[1][tested], y[1][tested], answer, paired))
+    for name, draws in each.items():
+        add("repair", name, np.mean(draws, axis=0))
+    grey = [pixels_of(tables, k, "")[..., 0] for k in (0, 1)]
     looks = [np.stack([scans.mean(axis=(1, 2)), scans.std(axis=(1, 2))], axis=1) for scans in grey]
     for kind, x in {"features": [views(k).mean(axis=0) for k in (0, 1)], "mean and spread": looks}.items():
         refused = refusals(x, groups, way.argmax(axis=1) == y[1])
         rows.extend(["refusal", f"by {kind}", *row, *3 * [np.nan]] for row in refused)
-    columns = ["part", "setting", "measure", "score", "low", "high", "gain", "gain_low", "gain_high"]
     about = {"datasets": [scans.identity() for scans in hospitals], "scans": [len(truth) for truth in y]}
-    about |= {"patients": int(hospitals[1].table["patient"].nunique()), "draws": DRAWS, "seed": SEED, "views": VIEWS}
+    about |= {"patients": int(tables[1]["patient"].nunique()), "draws": DRAWS, "seed": SEED, "views": VIEWS}
     about |= {"weights": {"sentence": weights.sentence, "sha256": weights.sha256}}
-    store.write_table("hospitals", pd.DataFrame(rows, columns=columns).round(4), about)
+    write_table("hospitals", pd.DataFrame(rows, columns=COLUMNS).round(4), about)
 
 
 if __name__ == "__main__":

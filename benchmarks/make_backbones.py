@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from busilib import cache
@@ -28,33 +29,21 @@ from keras import layers, losses  # isort: skip  (after busilib.learning, which 
 SIZE = 160  # pixels a side of a stored phantom
 KINDS = ("cyst", "fibroadenoma", "lobulated", "spiculated", "angular", "oval")
 NUMBERS = ("behind_db", "echo_db", "excess_db_per_mm", "shape", "gland_db", "range_db", "calipers", "text")
-HELD_OUT = 600
-BATCHES = {"ResNet50": {64: 64, 96: 32}, "InceptionResNetV2": {75: 48, 107: 24}}  # pixels a side: images per batch
-OUTLINES = {"ResNet50": ("conv3_block4_out", "conv4_block6_out")}
-OUTLINES["InceptionResNetV2"] = ("block35_10_ac", "block17_20_ac")
-# Residual blocks that use the kernels of another.
-TWINS = {"conv4_block4": "conv4_block2", "conv4_block5": "conv4_block3", "conv4_block6": "conv4_block2"}
-TWINS |= {"conv5_block3": "conv5_block2"}
-for _stage, _blocks, _sets in (("block35", 10, 4), ("block17", 20, 4), ("block8", 10, 2)):
-    TWINS |= {f"{_stage}_{k + 1}": f"{_stage}_{k % _sets + 1}" for k in range(_sets, _blocks)}
-TWINS["conv_7b"] = TWINS.pop("block8_10")  # which ends without an activation: its convolutions stand before conv_7b's
+SCANS, HELD_OUT = 12000, 600
+SETTLE = 100  # steps after the kernels are rounded
+NETWORKS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 def scans(n):
-    """Return n phantoms and what is known of them, a dict of arrays; drawn once, then kept in the user's cache.
+    """Return n phantoms and what is known of them, a dict of arrays.
 
     pixels: uint8 (n, 160, 160, 2), grey level and mask. label, kind: class numbers (kind 6: no lesion). numbers:
     float32 (n, 8), NaN where there is no lesion to measure.
     """
-    file = cache.cache_dir("pretraining") / f"backbones-n{n}-v{phantom.GENERATOR_VERSION}.npz"
-    if not file.exists():
-        with ProcessPoolExecutor() as pool:
-            drawn = cache.bar(pool.map(_draw, range(n), chunksize=20), "drawing phantoms", total=n, unit="scan")
-            columns = map(np.array, zip(*drawn, strict=True))
-        with cache.write_file(file) as temporary, open(temporary, "wb") as target:
-            np.savez(target, **dict(zip(("pixels", "label", "kind", "numbers"), columns, strict=True)))
-    with np.load(file) as stored:
-        return dict(stored)
+    with ProcessPoolExecutor() as pool:
+        drawn = cache.bar(pool.map(_draw, range(n), chunksize=20), "drawing phantoms", total=n, unit="scan")
+        columns = map(np.array, zip(*drawn, strict=True))
+        return dict(zip(("pixels", "label", "kind", "numbers"), columns, strict=True))
 
 
 def _draw(i):
@@ -125,7 +114,7 @@ class FusedNorm(layers.BatchNormalization):
         return values
 
 
-def shared(plain):
+def shared(plain, twins):
     """Return a copy of a network whose twins share convolutions, and {name of a convolution: that of the copy}."""
     blocks, names = {}, []
     for layer in plain.layers:  # keras.applications lists one residual block's layers after another's
@@ -134,8 +123,8 @@ def shared(plain):
         elif re.match("mixed_|.*(_out|_ac)$", layer.name):
             blocks[layer.name.rsplit("_", 1)[0]], names = names, []
     used = {layer.name: layer.name for layer in backbones.layers(plain, layers.Conv2D)}
-    for block, twin in TWINS.items():
-        used |= dict(zip(blocks.get(block, ()), blocks.get(twin, ()), strict=False))
+    for block, twin in twins.items():
+        used |= dict(zip(blocks[block], blocks[twin], strict=False))
     copies = {}
 
     def copied(layer):
@@ -156,13 +145,13 @@ def with_tasks(base, name):
     outputs = {task: layers.Dense(width, name=task, dtype="float32")(features) for task, width in widths.items()}
     dropped = layers.Dropout(0.3, dtype="float32")(features)
     outputs["label"] = layers.Dense(len(CLASSES), name="label", dtype="float32")(dropped)
-    for layer in OUTLINES[name]:
+    for layer in NETWORKS[name]["outlines"]:
         convolution = layers.Conv2D(1, 1, name=f"{layer}_outline", dtype="float32")
         outputs[convolution.name] = convolution(base.get_layer(layer).output)
     return keras.Model(base.input, outputs)
 
 
-def fit(model, views, steps, minutes, rate, file):
+def fit(model, views, steps, minutes, rate):
     """Train for a number of steps, or of minutes where these are over sooner; the rate falls along a cosine to 0."""
     loss = dict.fromkeys(model.output_names, losses.BinaryCrossentropy(from_logits=True))
     loss |= dict.fromkeys(("label", "kind"), losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -177,9 +166,8 @@ def fit(model, views, steps, minutes, rate, file):
         model.optimizer.learning_rate = rate * min(1, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * progress**2))
         model.stop_training = progress == 1
 
-    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_begin=falling)]
-    callbacks.append(keras.callbacks.ModelCheckpoint(f"{file}.weights.h5", save_weights_only=True, save_freq=200))
-    model.fit(views, steps_per_epoch=50, epochs=-(-steps // 50), verbose=2, callbacks=callbacks)
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=falling)
+    model.fit(views, steps_per_epoch=50, epochs=-(-steps // 50), verbose=2, callbacks=[callback])
     print(f"{next(counter)} steps in {(time.time() - started) / 60:.1f} minutes")
 
 
@@ -202,7 +190,6 @@ def save(model, base, used, plain, file):
     stored["head"], stored["head_bias"] = model.get_layer("label").get_weights()
     with cache.write_file(file) as temporary, open(temporary, "wb") as target:
         np.savez_compressed(target, **stored)
-    print(f"{file.stat().st_size / 1e6:.2f} MB")
 
 
 def rounded(kernel):
@@ -214,29 +201,28 @@ def rounded(kernel):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=backbones.NAMES)
-    for option, default in {"scans": 12000, "steps": 2500, "settle": 100, "minutes": 1000, "seed": 0}.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--minutes", type=int, default=1000, help="stop there, if the steps are not over by then")
     parser.add_argument("--start", type=Path, help="weights to start from: one of our .npz, or a .weights.h5")
-    parser.add_argument("--out", type=Path, default=backbones.FOLDER)
     options = parser.parse_args()
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_bfloat16")
     plain = getattr(keras.applications, options.name)(include_top=False, weights=None, input_shape=(None, None, 3))
     if options.start and options.start.suffix == ".npz":
         backbones.load(plain, options.name, options.start)
     elif options.start:
         plain.load_weights(options.start)
-    base, used = shared(plain)
-    model, file = with_tasks(base, options.name), options.out / f"{options.name}.npz"
-    facts = {key: values[HELD_OUT:] for key, values in scans(options.scans).items()}
-    views = batches(facts, model, BATCHES[options.name], options.seed)
-    fit(model, views, options.steps, options.minutes, 1e-3, file)
+    base, used = shared(plain, NETWORKS[options.name]["twins"])
+    model = with_tasks(base, options.name)
+    facts = {key: values[HELD_OUT:] for key, values in scans(SCANS).items()}
+    views = batches(facts, model, NETWORKS[options.name]["batches"], seed=0)
+    fit(model, views, options.steps, options.minutes, 1e-3)
     for layer in backbones.layers(base, layers.Conv2D):  # what is left to train settles on the rounded kernels
         kernel, scale = rounded(layer.get_weights()[0])
         layer.set_weights([kernel * scale, *layer.get_weights()[1:]])
         layer.trainable = False
-    fit(model, views, options.settle, options.minutes, 2e-4, file)
-    save(model, base, used, plain, file)
+    fit(model, views, SETTLE, options.minutes, 2e-4)
+    save(model, base, used, plain, backbones.FOLDER / f"{options.name}.npz")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,19 @@ A measuring module is benchmarks/NAME.py with ``measure() -> list of rows``. Wha
 `not_measured` row: bench.py then leaves the earlier one in its place.
 """
 
-import contextlib
 import multiprocessing
-import operator
 import os
 import statistics
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from unittest.mock import patch
 
 import joblib
+import pandas as pd
 
 import busilib
 
 COLUMNS = ("name", "ours", "other", "ratio", "unit", "target", "reached", "device", "date", "version", "note")
-COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
 
 def row(name, ours, unit, other=None, better="higher", target=None, note="", device=None):
@@ -32,27 +29,19 @@ def row(name, ours, unit, other=None, better="higher", target=None, note="", dev
         better: "higher" (images per second) or "lower" (seconds): ratio > 1 always means that ours is better.
         target: "ratio >= 10" or "ours <= 0.3"; None when there is none.
         note: what ``other`` is, what it was measured on.
-        device: what computed; None for the processor.
+        device: what computed; None for the processor, with the cores that this process may use.
     """
     ratio = None if other is None else ours / other if better == "higher" else other / ours
-    reached = None
-    if target is not None:
-        what, sign, limit = target.split()
-        reached = COMPARISONS[sign]({"ours": ours, "ratio": ratio}[what], float(limit))
+    reached = None if target is None else bool(pd.eval(target, local_dict={"ours": ours, "ratio": ratio}))
     # Four significant digits: more are noise in a file that is committed.
     ours, other, ratio = (None if value is None else float(f"{value:.4g}") for value in (ours, other, ratio))
-    where = (device or cpu(), time.strftime("%Y-%m-%d"), busilib.__version__)
+    where = (device or f"CPU, {joblib.cpu_count()} cores", time.strftime("%Y-%m-%d"), busilib.__version__)
     return dict(zip(COLUMNS, (name, ours, other, ratio, unit, target, reached, *where, note), strict=True))
 
 
 def not_measured(name, reason, target=None):
     """Return the row of a figure that cannot be had here."""
     return dict.fromkeys(COLUMNS) | {"name": name, "target": target, "note": f"not measured: {reason}"}
-
-
-def cpu():
-    """Return "CPU, 2 cores": the cores that this process may use."""
-    return f"CPU, {joblib.cpu_count()} cores"
 
 
 def apart(function, *arguments, **environment):
@@ -73,31 +62,3 @@ def seconds(*functions, repeats=5):
             function()
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
-
-
-def with_peak(function, children=False, interval=0.02):
-    """Return what a function returns, and the most memory (MB, resident) that was held meanwhile.
-
-    Held by this process; with ``children`` by all that it started, and without itself. Looked at every ``interval``
-    seconds.
-    """
-    import psutil
-
-    this, done, most = psutil.Process(), threading.Event(), [0]
-
-    def watch():
-        while not done.wait(interval):
-            now = 0
-            for process in this.children(recursive=True) if children else [this]:
-                with contextlib.suppress(psutil.Error):  # it ended while being asked
-                    now += process.memory_info().rss
-            most[0] = max(most[0], now)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        result = function()
-    finally:
-        done.set()
-        watcher.join()
-    return result, most[0] / 1e6

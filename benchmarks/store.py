@@ -56,8 +56,8 @@ def stored_runs():
     for name in runs.stored_names():
         result = runs.stored(name)
         s = result["parts"]["test"]["summary"]
-        intervals = (_cell(s[key], s[f"{key}_low"], s[f"{key}_high"]) for key in ("accuracy", "macro_f1"))
-        lines.append([name, s["n"], *intervals, f"{s['majority']:.3f}", result["weights"]["kind"]])
+        scores = _interval(s, "accuracy"), _interval(s, "macro_f1"), f"{s['majority']:.3f}"
+        lines.append([name, s["n"], *scores, result["weights"]["kind"]])
     return _markdown(["run", "test files", "accuracy [95 %]", "macro F1 [95 %]", "majority", "weights"], lines)
 
 
@@ -105,12 +105,10 @@ def backbones():
 def comparators():
     """Return the stored table "comparators", one line per system."""
     lines = []
-    for r in runs.stored_table("comparators").itertuples():
-        accuracy = _cell(r.accuracy, r.accuracy_low, r.accuracy_high)
-        macro_f1 = _cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high)
-        gap = _cell(r.difference, r.difference_low, r.difference_high, "+.3f") if r.difference else "the best"
-        cost = f"{r.cpu_seconds:.0f} s", f"{r.memory_mb:.0f} MB"
-        lines.append([r.title, accuracy, macro_f1, f"{r.malignant:.2f}", gap, r.backbone, *cost])
+    for r in runs.stored_table("comparators").to_dict("records"):
+        gap = _interval(r, "difference", "+.3f") if r["difference"] else "the best"
+        line = [r["title"], _interval(r, "accuracy"), _interval(r, "macro_f1"), f"{r['malignant']:.2f}", gap]
+        lines.append([*line, r["backbone"], f"{r['cpu_seconds']:.0f} s", f"{r['memory_mb']:.0f} MB"])
     columns = ["system", "accuracy [95 %]", "macro F1 [95 %]", "malignant found", "difference to the best", "base"]
     return _markdown([*columns, "CPU time", "memory"], lines)
 
@@ -118,6 +116,10 @@ def comparators():
 def _markdown(columns, lines):
     lines = [f"| {' | '.join(map(str, line))} |" for line in (columns, *lines)]
     return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
+
+
+def _interval(row, key, form=".3f"):
+    return _cell(row[key], row[f"{key}_low"], row[f"{key}_high"], form)
 
 
 def _cell(value, low, high, form=".3f"):

@@ -130,10 +130,11 @@ def test_a_list_of_runs_stands_alone_or_beside_a_grid(lesson):
     assert len(asked({"runs": runs, "lessons": [lesson], "seeds": [7, 9]})) == 3
 
 
-def test_the_example_in_the_documentation_is_right():
-    """Its lesson is 03, which YAML takes for the number 3."""
-    example = Path(__file__).parents[2] / "docs" / "examples" / "sweep_quick.yaml"
-    assert [path.stem[:2] for path, _ in sweep.combinations(example)] == ["03"] * 4
+@pytest.mark.parametrize(("name", "runs"), [("sweep_quick", 4), ("sweep_03", 24)])
+def test_the_examples_in_the_documentation_are_right(name, runs):
+    """Their lesson is 03, which YAML takes for the number 3."""
+    example = Path(__file__).parents[2] / "docs" / "examples" / f"{name}.yaml"
+    assert [path.stem[:2] for path, _ in sweep.combinations(example)] == ["03"] * runs
 
 
 @pytest.mark.parametrize(
