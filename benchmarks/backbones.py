@@ -1,16 +1,14 @@
-"""What the embedded backbones are worth: on phantoms, and on the real BUSI beside random and ImageNet weights.
+"""What the embedded backbones are worth on the real BUSI, beside random and ImageNet weights.
 
     python benchmarks/backbones.py BUSI_FOLDER [WEIGHTS.h5 …]     # files, each of the network that its name holds
 
-* phantoms: grouped 5-fold, every one of 600 tested once, the recipes' own heads at the quick profile. Only printed: the
-  figures stand in busilib/weights/README.md.
 * probe: logistic regression on averaged features, BUSI at 128 px, grouped 5-fold, all 780 scans. "random" is the mean
   of five draws of random weights: one draw alone can be 2.6 points luckier. The gain over it has a paired interval by a
   bootstrap over groups.
 * never seen: the class output that was trained on phantoms alone, asked about BUSI. Choices were made on the scans of
   one half of BUSI's groups, the figure is of the other half.
 
-Probes and scans never seen go to busilib/results/tables/backbones.json.
+Both go to busilib/results/tables/backbones.json.
 """
 
 import sys
@@ -35,20 +33,12 @@ RECIPES = {"ResNet50": "A-frozen", "InceptionResNetV2": "B-frozen"}
 
 
 def main(folder, *files):
-    scans, phantoms, table = data.load(folder), data.load("phantom"), []
+    scans, table = data.load(folder), []
     for name in RECIPES:
-        print(name, {kind: on_phantoms(name, kind, phantoms) for kind in ("phantom", "none")})
-        fitting = [file for file in files if name.lower() in Path(file).name.lower()]
-        table += [*probes(name, fitting, scans), never_seen(name, scans)]
+        table += [*probes(name, files, scans), never_seen(name, scans)]
         print(pd.DataFrame(table).to_string(), flush=True)
     about = {"dataset": scans.identity(), "image_size": SIZE, "folds": 5, "seed": 0}
     print(write_table("backbones", pd.DataFrame(table), about))
-
-
-def on_phantoms(name, weights, scans):
-    """Return the share of phantoms right, which neither the network nor its head has seen."""
-    recipe = recipes.get(RECIPES[name], "quick", "clean", augment=False, augment_validation=False)
-    return studies.accuracy(studies.clean(recipe, models.find_weights(weights, name), scans, seed=0))
 
 
 def probes(name, files, scans):
@@ -56,7 +46,8 @@ def probes(name, files, scans):
     truth, groups = studies.codes(scans.table["label"]), scans.table["group"].to_numpy()
     right = lambda weights, seed=0: probe(averages(name, weights, scans, seed=seed), truth, groups) == truth  # noqa: E731
     draws = np.mean([right("none", seed) for seed in range(DRAWS)], axis=0)
-    hits = {"phantom": right("phantom"), "random": draws} | {Path(file).name: right(str(file)) for file in files}
+    names = {Path(file).name: file for file in files if name.lower() in Path(file).name.lower()}
+    hits = {"phantom": right("phantom"), "random": draws} | {key: right(file) for key, file in names.items()}
     table = []
     for weights, one in hits.items():
         gain = metrics.grouped_bootstrap(lambda a, b: np.mean(a) - np.mean(b), groups, one, draws)

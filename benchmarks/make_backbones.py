@@ -30,7 +30,6 @@ SIZE = 160  # pixels a side of a stored phantom
 KINDS = ("cyst", "fibroadenoma", "lobulated", "spiculated", "angular", "oval")
 NUMBERS = ("behind_db", "echo_db", "excess_db_per_mm", "shape", "gland_db", "range_db", "calipers", "text")
 SCANS, HELD_OUT = 12000, 600
-SETTLE = 100  # steps after the kernels are rounded
 NETWORKS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
@@ -221,7 +220,7 @@ def main():
         kernel, scale = rounded(layer.get_weights()[0])
         layer.set_weights([kernel * scale, *layer.get_weights()[1:]])
         layer.trainable = False
-    fit(model, views, SETTLE, options.minutes, 2e-4)
+    fit(model, views, 100, options.minutes, 2e-4)
     save(model, base, used, plain, backbones.FOLDER / f"{options.name}.npz")
 
 

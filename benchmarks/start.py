@@ -18,8 +18,7 @@ STARTS = {
 
 def measure():
     """Return one row per start: the median of 11, in turns with the interpreter's own."""
-    commands = [*STARTS.values(), [sys.executable, "-c", "pass"]]
-    *taken, bare = seconds(*map(starter, commands), repeats=11)
+    *taken, bare = seconds(*map(starter, [*STARTS.values(), [sys.executable, "-c", "pass"]]), repeats=11)
     note = "other: python -c pass; medians of 11 starts in turns"
     return [
         row(name, ours, "s", other=bare, better="lower", target="ours <= 0.3", note=note)

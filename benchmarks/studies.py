@@ -139,7 +139,8 @@ def on_heads(options):
     for seed in range(options.seeds):
         tables.append(study(recipe, weights, scans, seed))
         print(tables[-1].round(3).head(8).to_string(), flush=True)
-    yield f"{options.study}-{options.backbone}", pd.concat(tables, ignore_index=True), about(recipe, weights, scans, range(options.seeds))
+    measured_on = about(recipe, weights, scans, range(options.seeds))
+    yield f"{options.study}-{options.backbone}", pd.concat(tables, ignore_index=True), measured_on
 
 
 def swept(options):
