@@ -119,7 +119,8 @@ def large_enough(scans):
     groups = scans.table.groupby("label").group.nunique().reindex(list(scans.classes))
     if (groups >= 5).sum() < 2:
         has = ", ".join(f"{label} {n}" for label, n in groups.items())
-        raise DataError(f"{scans.name} needs two classes of five groups of scans (copies, a patient's): {has}.")
+        what = "two classes of five groups of scans (copies or one patient's are one)"
+        raise DataError(f"{scans.name} needs {what}: {has}.")
     few = " and ".join(f"{label} has {n}" for label, n in groups[groups < 5].items())
     return _only(scans, groups.index[groups >= 5], f"five folds need five groups of scans, and {few}")
 
