@@ -1,12 +1,14 @@
 """Put what was measured into busilib/results, and show it as the README and docs/results.md do.
 
-python benchmarks/store.py NAME RUN_FOLDER      take in a finished run
+python benchmarks/store.py NAME RUN_FOLDER      take in a finished run; several: the test sets of their folds as a table
 python benchmarks/store.py                      print the README's table, then those of docs/results.md
 """
 
 import json
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 from busilib import metrics, runs, studies
 from busilib.cache import write_file
@@ -36,6 +38,17 @@ def write_table(name, rows, about):
     """Store a study's table (DataFrame); ``about`` (dict) says on what it was measured. Versions and date are added."""
     content = {"about": about | runs.environment(), "rows": json.loads(rows.to_json(orient="records"))}
     return _write(RESULTS / "tables" / f"{name}.json", content)
+
+
+def write_folds(name, folders):
+    """Store the test predictions of several runs on BUSI, the folds of the clean protocol, as a table."""
+    several, rows = [runs.open_run(folder) for folder in folders], []
+    for run in several:
+        about = {"recipe": run.info["recipe"]["name"], "fold": run.info["split"]["fold"], "seed": run.info["seed"]}
+        rows.append(run.part("test")[["file_id", "label", *PROBABILITIES]].assign(**about))
+    groups = runs.stored_table("clean-ResNet50")[["file_id", "group"]].drop_duplicates()
+    info = several[0].info
+    return write_table(name, pd.concat(rows).merge(groups), {key: info[key] for key in ("dataset", "weights")})
 
 
 def _write(target, content):
@@ -80,9 +93,10 @@ def clean():
     """Return the clean protocol's scores on the real BUSI, first seed: one line per backbone."""
     columns = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
     columns |= {"auc": "AUC", "sensitivity_1": "sensitivity, malignant"}
-    lines = []
-    for name in ("MobileNetV2", "ResNet50"):
-        rows = runs.stored_table(f"clean-{name}").query("part == 'test' and seed == 0")
+    first, lines = "part == 'test' and seed == 0", []
+    tables = {name: runs.stored_table(f"clean-{name}").query(first) for name in ("MobileNetV2", "ResNet50")}
+    phases = runs.stored_table("folds-A").groupby("recipe", sort=False)
+    for name, rows in [*tables.items(), *((f"ResNet50, lesson 03, {phase}", rows) for phase, rows in phases)]:
         scores = metrics.with_intervals(studies.codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
         lines.append([name, len(rows), *(_cell(*scores.loc[key, ["value", "low", "high"]]) for key in columns)])
     return _markdown(["clean protocol", "scans", *columns.values()], lines)
@@ -131,5 +145,7 @@ TABLES = (stored_runs, leaks, clean, backbones, comparators)
 if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(write(sys.argv[1], runs.open_run(sys.argv[2])))
+    elif len(sys.argv) > 3:
+        print(write_folds(sys.argv[1], sys.argv[2:]))
     else:
         print("\n\n".join(table() for table in (ways, *TABLES)))
