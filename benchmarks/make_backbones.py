@@ -4,7 +4,7 @@
 
 What the phantoms' generator knows is the teacher: the class, the kind of the lesion, eight numbers (echo, shadow,
 shape, gland, marks …), where it lies, how large it is, and its outline. Every view is new. No patient's scan is seen.
-Two sizes take turns, so that every tap of a kernel meets an image. Needs TensorFlow.
+Two sizes take turns, so that every tap of a kernel meets an image.
 """
 
 import argparse
@@ -98,21 +98,6 @@ def resized(pixels, size):
     return np.array([np.stack(both, axis=-1) for both in planes])
 
 
-class FusedNorm(layers.BatchNormalization):
-    """BatchNormalization whose training step is one operation of TensorFlow: a third of the time saved on a CPU."""
-
-    def call(self, inputs, training=None, mask=None):
-        if not training:
-            return super().call(inputs, training=False)
-        from tensorflow.compat.v1.nn import fused_batch_norm
-
-        gamma = keras.ops.ones(inputs.shape[-1]) if self.gamma is None else self.gamma
-        values, mean, variance = fused_batch_norm(inputs, gamma, self.beta, epsilon=self.epsilon)
-        for average, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            average.assign(average + 0.03 * (now - average))
-        return values
-
-
 def shared(plain, twins):
     """Return a copy of a network whose twins share convolutions, and {name of a convolution: that of the copy}."""
     blocks, names = {}, []
@@ -127,12 +112,13 @@ def shared(plain, twins):
     copies = {}
 
     def copied(layer):
-        kind = FusedNorm if isinstance(layer, layers.BatchNormalization) else type(layer)
-        name = used.get(layer.name, layer.name)
-        return copies.setdefault(name, kind.from_config(layer.get_config() | {"name": name}))
+        settings = layer.get_config() | {"name": used.get(layer.name, layer.name)}
+        if isinstance(layer, layers.BatchNormalization):
+            settings["momentum"] = 0.97  # a short training: the averages must follow it
+        return copies.setdefault(settings["name"], type(layer).from_config(settings))
 
     base = keras.models.clone_model(plain, clone_function=copied)
-    for layer in backbones.layers(base, (layers.Conv2D, FusedNorm)):
+    for layer in backbones.layers(base, (layers.Conv2D, layers.BatchNormalization)):
         layer.set_weights(plain.get_layer(layer.name).get_weights())
     return base, used
 
@@ -202,15 +188,13 @@ def main():
     parser.add_argument("name", choices=backbones.NAMES)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--minutes", type=int, default=1000, help="stop there, if the steps are not over by then")
-    parser.add_argument("--start", type=Path, help="weights to start from: one of our .npz, or a .weights.h5")
+    parser.add_argument("--start", type=Path, help="weights to start from: one of our .npz")
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_bfloat16")
     plain = getattr(keras.applications, options.name)(include_top=False, weights=None, input_shape=(None, None, 3))
-    if options.start and options.start.suffix == ".npz":
+    if options.start:
         backbones.load(plain, options.name, options.start)
-    elif options.start:
-        plain.load_weights(options.start)
     base, used = shared(plain, NETWORKS[options.name]["twins"])
     model = with_tasks(base, options.name)
     facts = {key: values[HELD_OUT:] for key, values in scans(SCANS).items()}
