@@ -34,13 +34,18 @@ from busilib.recipes import CLASSES, PROBABILITIES, Recipe
 
 
 def _code(*names):
-    """Return a hash of what stands in files of this package; comments and layout do not count."""
-    texts = [(Path(busilib.__file__).parent / name).read_text(encoding="utf-8") for name in names]
-    return hashlib.sha256("".join(ast.unparse(ast.parse(text)) for text in texts).encode()).hexdigest()
+    """Return a hash of what files of this package do: their comments and docstrings do not count."""
+    trees = [ast.parse((Path(busilib.__file__).parent / name).read_text(encoding="utf-8")) for name in names]
+    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Expr)):
+        if isinstance(node.value, ast.Constant):  # a docstring
+            node.value = ast.Constant("")
+    return hashlib.sha256("".join(map(ast.unparse, trees)).encode()).hexdigest()
 
 
 # What a result depends on. Read once, when the process starts: what runs is the code of then, whatever is edited later.
-CODE = _code("data/images.py", *sorted(f"learning/{file.name}" for file in Path(__file__).parent.glob("learning/*.py")))
+_LEARNING = sorted(f"learning/{file.name}" for file in Path(busilib.__file__).parent.glob("learning/*.py"))
+_TRAINING = [name for name in _LEARNING if name not in ("learning/comparators.py", "learning/networks.py")]
+CODE = {kind: _code("data/images.py", *names) for kind, names in (("recipe", _TRAINING), ("comparator", _LEARNING))}
 
 
 MODELS = ("head.keras", "model.keras", "model.joblib")  # one of them is in a run's folder
@@ -68,7 +73,7 @@ class Run:
         except (ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
         if written != (FORMAT, list(CLASSES)):
-            raise RunError(f"{file} is of another version of this library, perhaps with other classes: update this.")
+            raise RunError(f"{file} was written by another version of this library, or with other classes: {written}.")
         if lacks := sorted({"recipe", "dataset", "split", "weights", "seed", "scores"} - set(info)):
             raise RunError(f"{file} is damaged: it lacks {', '.join(lacks)}. Delete the folder and train anew.")
         return info
@@ -245,12 +250,10 @@ def _planned(recipe, scans, split, weights, seed, start, home):
 
 
 def _train(recipe, scans, split, weights, seed, start):
+    from busilib.learning import comparators, training
+
     if isinstance(recipe, Recipe):
-        from busilib.learning import training
-
         return training.train(recipe, split, weights=weights, seed=seed, start=start)
-    from busilib.learning import comparators
-
     return comparators.train(recipe, split, scans=scans, weights=weights, seed=seed)
 
 
@@ -440,7 +443,7 @@ def _info(recipe, scans, split, weights, seed, start):
     info |= {"start": start.name if start else None, "started_from": start.info if start else None} | environment()
     settings = [info["recipe"], seed, weights.sha256 or weights.kind, start.info["key"] if start else None]
     images = [scans.sha256, split.sha256, split.declared]
-    code = [info["backend"], info["versions"]["keras"], CODE]
+    code = [info["backend"], info["versions"]["keras"], CODE["recipe" if isinstance(recipe, Recipe) else "comparator"]]
     key = hashlib.sha256(json.dumps([settings, images, code], sort_keys=True).encode()).hexdigest()
     return {"key": key} | info
 
@@ -451,9 +454,8 @@ def environment():
 
     backend, devices = keras.backend.backend(), keras.distribution.list_devices()
     device = ", ".join(name for name in devices if not name.startswith("cpu")) or f"CPU, {os.cpu_count()} cores"
-    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn")}
-    versions |= {backend: import_module(backend).__version__}
-    versions |= {"python": platform.python_version(), "busi-notebooks": busilib.__version__}
+    versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn", "busi-notebooks")}
+    versions |= {backend: import_module(backend).__version__, "python": platform.python_version()}
     return {"backend": backend, "device": device, "versions": versions, "date": time.strftime("%Y-%m-%d")}
 
 
@@ -472,8 +474,8 @@ def _peak_memory():
 
 def stored_names(folder="results"):
     """Return the names of all stored runs, sorted; of the stored tables with "results/tables"."""
-    place = package_files("busilib") / folder
-    return sorted(file.name[:-5] for file in place.iterdir() if file.name.endswith(".json"))
+    files = (package_files("busilib") / folder).iterdir()
+    return sorted(file.name[:-5] for file in files if file.name.endswith(".json"))
 
 
 def stored(name, folder="results"):

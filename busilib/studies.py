@@ -159,23 +159,22 @@ def three_ways():
 
     def pooled(folds):
         scores = metrics.with_intervals(codes(folds["label"]), folds[PROBABILITIES].to_numpy(), folds["group"])
-        value, low, high = scores.loc["accuracy", ["value", "low", "high"]]
-        return f"{value:.3f} [{low:.3f}, {high:.3f}] of {len(folds)}, five folds"
+        return "{:.3f} [{:.3f}, {:.3f}] of {}, five folds".format(*scores.loc["accuracy", :"high"], len(folds))
 
     folds = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
-    clean = runs.stored_table("folds-A").query("recipe == 'A-tuned'")
     best = runs.stored_table("honest-BUSI").set_index("rung").loc["nested"]
     nested = f"{best.accuracy:.3f} [{best.low:.3f}, {best.high:.3f}] of {len(folds)}, nested folds"
-    frozen, tuned = published.A_SCORES.query("part == 'test'")["accuracy"] / 100
-    size_a, size_b = published.A_FILES["test"], published.B_FILES["test"]
-    rows = [
-        ("A: ResNet50, frozen", f"{frozen:.3f} of {size_a}", one("A-frozen-paper"), pooled(folds)),
-        ("A: ResNet50, fine-tuned", f"{tuned:.3f} of {size_a}", one("A-tuned-paper"), pooled(clean)),
-        ("B: Inception-ResNet-v2", f"{metrics.accuracy(published.B_CONFUSION):.3f} of {size_b}", one("B-frozen-paper"),
-         f"{one('B-frozen-clean')}, one fold"),
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["paper", "paper says", "same protocol here", "done properly"])
-    return table.assign(**{"as good as it honestly gets": [nested, "the same", "the same"]})
+    tuned = runs.stored_table("folds-A").query("recipe == 'A-tuned'")
+    scores = [*published.A_SCORES.query("part == 'test'")["accuracy"] / 100, metrics.accuracy(published.B_CONFUSION)]
+    sizes = [published.A_FILES["test"]] * 2 + [published.B_FILES["test"]]
+    table = {
+        "paper": ["A: ResNet50, frozen", "A: ResNet50, fine-tuned", "B: Inception-ResNet-v2"],
+        "paper says": [f"{score:.3f} of {n}" for score, n in zip(scores, sizes, strict=True)],
+        "same protocol here": [one(f"{name}-paper") for name in ("A-frozen", "A-tuned", "B-frozen")],
+        "done properly": [pooled(folds), pooled(tuned), f"{one('B-frozen-clean')}, one fold"],
+        "as good as it honestly gets": [nested, "the same", "the same"],
+    }
+    return pd.DataFrame(table)
 
 
 # --- several systems on the same images -------------------------------------------------------------------------------

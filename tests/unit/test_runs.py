@@ -173,14 +173,14 @@ def test_whatever_changes_the_result_trains_anew(phantoms, split, home, tiny_run
     ):
         with pytest.raises(Asked):
             runs.find_or_train(**given | changed)
-    for name, value in (("CODE", "other code"), ("version", lambda package: f"another {package}")):
+    for name, value in (("CODE", {"recipe": "other code"}), ("version", lambda package: f"another {package}")):
         with monkeypatch.context() as patch:
             patch.setattr(runs, name, value)
             with pytest.raises(Asked):
                 runs.find_or_train(**given)
 
 
-def test_the_key_covers_the_code_but_not_its_comments(monkeypatch, tmp_path):
+def test_the_key_covers_what_the_code_does_not_its_words(monkeypatch, tmp_path):
     package = Path(runs.__file__).parent
     for part in ("learning", "data"):
         shutil.copytree(package / part, tmp_path / part)
@@ -188,7 +188,7 @@ def test_the_key_covers_the_code_but_not_its_comments(monkeypatch, tmp_path):
     monkeypatch.setattr(runs.busilib, "__file__", str(tmp_path / "__init__.py"))
     file = tmp_path / "learning" / "models.py"
     text = file.read_text(encoding="utf-8")
-    file.write_text(text + "\n# a comment\n", encoding="utf-8")
+    file.write_text(text.replace('"""Backbones, their weights', '"""Other words') + "\n# a comment\n", encoding="utf-8")
     assert runs._code("learning/models.py", "data/images.py") == before
     file.write_text(text + "\nX = 1\n", encoding="utf-8")
     assert runs._code("learning/models.py", "data/images.py") != before
@@ -374,8 +374,8 @@ def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, t
         ("{\n", "is damaged: .* line 2"),
         ("[]", "is damaged"),
         ('{"recipe": {}, "seed": 0}', "is damaged: it lacks dataset, scores, split, weights"),
-        ('{"format": 99}', "of another version of this library"),
-        ('{"classes": ["normal", "benign", "malignant"]}', "perhaps with other classes"),
+        ('{"format": 99}', "was written by another version of this library"),
+        ('{"classes": ["normal", "benign", "malignant"]}', "with other classes"),
     ],
 )
 def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_path):
