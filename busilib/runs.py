@@ -228,8 +228,8 @@ def save(model, history, probabilities, recipe, scans, split, *, weights=None, s
     else:
         edited, trained = comparators.by_hand(model, history, probabilities, recipe, scans, split, weights, seed)
     if not edited and folder.is_dir():
-        then, now = open_run(folder).predictions[PROBABILITIES], trained.predictions[PROBABILITIES]
-        difference = (then - now).abs().max(axis=None)
+        then = open_run(folder).predictions[PROBABILITIES]
+        difference = (then - trained.predictions[PROBABILITIES]).abs().max(axis=None)
         edited = [f"answers that differ by {difference:.3f} from those of {folder.name}"] if difference > 0.001 else []
     if edited:
         digest = hashlib.sha256(json.dumps([edited, info["key"]]).encode() + trained.predictions.to_csv().encode())
@@ -474,8 +474,8 @@ def _peak_memory():
 
 def stored_names(folder="results"):
     """Return the names of all stored runs, sorted; of the stored tables with "results/tables"."""
-    files = (package_files("busilib") / folder).iterdir()
-    return sorted(file.name[:-5] for file in files if file.name.endswith(".json"))
+    places = (package_files("busilib") / folder).iterdir()
+    return sorted(file.name[:-5] for file in places if file.name.endswith(".json"))
 
 
 def stored(name, folder="results"):

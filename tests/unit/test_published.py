@@ -10,7 +10,7 @@ def test_the_papers_counts_agree_with_their_scores():
     assert np.sum(published.A_CONFUSION) == published.A_FILES["test"]
     assert (published.A_SCORES["accuracy"] == published.A_SCORES["recall"]).all(), "weighted recall is the accuracy"
     assert np.sum(published.B_CONFUSION) == published.B_FILES["test"] and sum(published.B_FILES.values()) == 1578
-    assert round(100 * metrics.accuracy(published.B_CONFUSION)) == published.B_TEST_ACCURACY
+    assert round(100 * metrics.accuracy(published.B_CONFUSION)) == 90, "as the text rounds it"
     for column, part in (("accuracy", "train"), ("val_accuracy", "validation")):
         values, n = published.B_EPOCHS[column], published.B_FILES[part]
         assert (((values * n).round() / n).round(4) == values).all()

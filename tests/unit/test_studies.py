@@ -104,10 +104,12 @@ def test_three_ways_come_from_the_stored_results():
     table = studies.three_ways().set_index("paper")
     assert table["paper says"].tolist() == ["0.932 of 117", "0.966 of 117", "0.898 of 157"]
     test = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
-    right = (test[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(test["label"])).mean()
-    frozen = table.loc["A: ResNet50, frozen", "done properly"]
-    assert frozen.startswith(f"{right:.3f} [") and frozen.endswith(f"of {len(test)}, five folds")
-    assert table.loc["A: ResNet50, fine-tuned", "done properly"] == "not run", "a frozen head is no tuned network"
+    tuned = runs.stored_table("folds-A").query("recipe == 'A-tuned'")
+    assert tuned["file_id"].is_unique and set(tuned["file_id"]) == set(test["file_id"]), "each scan is tested once"
+    for phase, rows in (("frozen", test), ("fine-tuned", tuned)):
+        right = (rows[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(rows["label"])).mean()
+        said = table.loc[f"A: ResNet50, {phase}", "done properly"]
+        assert said.startswith(f"{right:.3f} [") and said.endswith(f"of {len(test)}, five folds")
     nested = runs.stored_table("honest-BUSI").set_index("rung").loc["nested"]
     best = table.loc["A: ResNet50, frozen", "as good as it honestly gets"]
     assert best == f"{nested.accuracy:.3f} [{nested.low:.3f}, {nested.high:.3f}] of {len(test)}, nested folds"
