@@ -5,7 +5,7 @@
 
 At quick a lesson gets an empty cache and an empty folder of
 runs, so that it makes its phantoms and trains its models itself. At full the lessons of one call share both, in their
-order, as a user's do: training 03 and 04 takes ten minutes on two cores, and lesson 05 shows their models.
+order, as a user's do: training 03 and 04 takes minutes on two cores, and lesson 05 shows their models.
 The resident memory of all processes is added up, so pages that they share count in each: an upper bound.
 Targets: 6 GB at quick and 12 GB at full, what a laptop with 8 GB and one with 16 GB have beside their system.
 """
