@@ -65,15 +65,17 @@ class Run:
 
     @cached_property
     def info(self):
-        """run.json as a dict; raise RunError when it is damaged, or of another version."""
+        """run.json as a dict; raise RunError when it is damaged, or of a newer version."""
         file = self.folder / "run.json"
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            written = info.get("format", FORMAT), info.get("classes", list(CLASSES))
+            newer, classes = info.get("format", 1) > FORMAT, info.get("classes", list(CLASSES))
         except (ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
-        if written != (FORMAT, list(CLASSES)):
-            raise RunError(f"{file} was written by another version of this library, or with other classes: {written}.")
+        if newer:
+            raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
+        if classes != list(CLASSES):
+            raise RunError(f"{file} has the classes {classes}, not {list(CLASSES)}: its model cannot be used.")
         if lacks := sorted({"recipe", "dataset", "split", "weights", "seed", "scores"} - set(info)):
             raise RunError(f"{file} is damaged: it lacks {', '.join(lacks)}. Delete the folder and train anew.")
         return info

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-BATCH = 64  # images that are moved in one call
+DRAWN, MOVED = 64, 256  # images whose parameters are drawn, and that are moved, in one call
 
 
 @keras.saving.register_keras_serializable("busilib")
@@ -46,16 +46,20 @@ class RandomAffine(keras.layers.Layer):
     def moved(self, pixels):
         """Return uint8 pixels (N, height, width, 3), each image moved at random; a batch at a time.
 
-        A batch of grey scans is moved in one channel: the same values, for a third of the work.
+        Grey scans are moved in one channel: the same values, for a third of the work.
         """
         result = np.empty_like(pixels)
-        for start in range(0, len(pixels), BATCH):
-            batch = pixels[start : start + BATCH]
-            channels = batch[..., :1] if (batch == batch[..., :1]).all() else batch
-            values = self.transform(ops.cast(channels, "float32"), self.draw(len(batch)))
-            moved = ops.convert_to_numpy(ops.cast(ops.round(values), "uint8"))
-            for k in range(3):  # numpy is five times slower when it spreads one channel over three by itself
-                result[start : start + BATCH, ..., k] = moved[..., k % moved.shape[-1]]
+        drawn = [self.draw(len(pixels[start : start + DRAWN])) for start in range(0, len(pixels), DRAWN)]
+        grey = np.array([all((image[..., 0] == image[..., k]).all() for k in (1, 2)) for image in pixels])
+        for is_grey, channels in ((True, 1), (False, 3)):
+            rows = np.flatnonzero(grey == is_grey)
+            for start in range(0, len(rows), MOVED):
+                batch = rows[start : start + MOVED]
+                images = ops.cast(pixels[batch, ..., :channels], "float32")
+                values = self.transform(images, np.concatenate(drawn)[batch])
+                moved = ops.convert_to_numpy(ops.cast(ops.round(values), "uint8"))
+                for k in range(3):  # numpy is five times slower when it spreads one channel over three by itself
+                    result[batch, ..., k] = moved[..., k % channels]
         return result
 
     def get_config(self):

@@ -374,8 +374,8 @@ def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, t
         ("{\n", "is damaged: .* line 2"),
         ("[]", "is damaged"),
         ('{"recipe": {}, "seed": 0}', "is damaged: it lacks dataset, scores, split, weights"),
-        ('{"format": 99}', "was written by another version of this library"),
-        ('{"classes": ["normal", "benign", "malignant"]}', "with other classes"),
+        ('{"format": 99}', "by a newer version of this library"),
+        ('{"classes": ["normal", "benign", "malignant"]}', "its model cannot be used"),
     ],
 )
 def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_path):
