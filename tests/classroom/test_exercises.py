@@ -169,6 +169,15 @@ def test_the_stub_fails(notebook, before):
         assert run(released[f"{task}-check"].source, names) is not None, f"{task}: the stub as released passes"
 
 
+def test_a_forgotten_return_is_named(notebook, before):
+    for task, (solution, check) in tasks(notebook).items():
+        if "return " in solution.source:
+            names = dict(before[task])
+            assert run(SOLUTION.sub("pass", solution.source), names) is None
+            error = run(check.source, names)
+            assert isinstance(error, AssertionError) and "return" in str(error), f"{task}: {error!r}"
+
+
 def test_wrong_answers_are_refused_with_their_own_hint(notebook, source, before):
     by_task, hints = tasks(notebook), {}
     for task, name, hint, code in answers(source.name[:2]):
