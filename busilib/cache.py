@@ -82,8 +82,7 @@ def shown():
 
     ``BUSILIB_PROGRESS=0`` or ``=1`` decides it by hand.
     """
-    choice = os.environ.get("BUSILIB_PROGRESS")
-    if choice is not None:
+    if (choice := os.environ.get("BUSILIB_PROGRESS")) is not None:
         return choice != "0"
     live_notebook = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
     return live_notebook or (sys.stderr is not None and sys.stderr.isatty())
@@ -104,7 +103,6 @@ def report(**event):
 
     The variable names a file; `busitools.notebooks.execute` sets it for its kernels. Without it nothing happens.
     """
-    file = os.environ.get("BUSILIB_REPORT")
-    if file:
+    if file := os.environ.get("BUSILIB_REPORT"):
         with suppress(OSError), open(file, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(event) + "\n")

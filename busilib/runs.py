@@ -167,8 +167,7 @@ def confusion(table):
 def open_run(folder):
     """Return the Run in ``folder``; raise RunError when the folder is not a finished run."""
     folder = Path(folder)
-    missing = [name for name in ("run.json", "history.csv", "predictions.csv") if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in ("run.json", "history.csv", "predictions.csv") if not (folder / name).is_file()]:
         raise RunError(f"{folder} is no finished run: {', '.join(missing)} missing. Name another, or delete it.")
     return Run(folder)
 

@@ -78,8 +78,7 @@ def get(target=None, url=ARCHIVE_URL, sha256=ARCHIVE_SHA256, timeout=30):
 
 def _copy(source, folder):
     """Copy the data set inside ``source`` to ``folder``; raise DataError, and leave nothing, when it is not BUSI."""
-    different = list(catalogue.read(source, name="busi").warnings)
-    if different:
+    if different := list(catalogue.read(source, name="busi").warnings):
         raise DataError(f"what came is not BUSI as its facts table knows it: {first_ten(different, ' ')}")
     with write_folder(folder) as working:
         shutil.copytree(find_folder(source), working, dirs_exist_ok=True)

@@ -28,8 +28,7 @@ estimator = dataclass(eq=False, repr=False)
 
 def check_classes(y, needed, what):
     """Raise SplitError, naming the class and ``what`` lacks it, when one of the classes ``needed`` is not in y (N,)."""
-    missing = [CLASSES[code] for code in sorted(set(needed) - set(y))]
-    if missing:
+    if missing := [CLASSES[code] for code in sorted(set(needed) - set(y))]:
         images = f"{len(y)} images, but none of the class {' or '.join(missing)}"
         raise SplitError(f"{what} has {images}. Choose fewer folds, another seed, or add images of that class.")
 

@@ -201,8 +201,7 @@ def fit(model, settings, training, validation, seed, callbacks=()):
     ``settings`` has epochs, batch_size, monitor and patience: training stops after that many epochs without a better
     value, and with None it runs all epochs.
     """
-    epochs = settings.epochs
-    patience = settings.patience or epochs
+    epochs, patience = settings.epochs, settings.patience or settings.epochs
     stop = keras.callbacks.EarlyStopping(settings.monitor, patience=patience, restore_best_weights=True)
     tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: report(epoch=epoch + 1, epochs=epochs))
     training, validation = batches(*training, settings.batch_size, seed), batches(*validation, PREDICT_BATCH)
@@ -300,8 +299,7 @@ def features(frozen, pixels):
     folder = cache_dir("features", features_key(frozen))
     files = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:40]}.npz" for image in pixels]
     values = {file: _stored(file, frozen.output_shape[1:]) for file in files}
-    missing = {file: i for i, file in enumerate(files) if values[file] is None}  # a copy of a scan is computed once
-    if missing:
+    if missing := {file: i for i, file in enumerate(files) if values[file] is None}:  # a copy of a scan comes once
         for file, row in zip(missing, predict(frozen, pixels[list(missing.values())]), strict=True):
             values[file] = np.asarray(row, dtype=np.float32)
             with write_file(file) as temporary, open(temporary, "wb") as output:
