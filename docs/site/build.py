@@ -26,7 +26,6 @@ PAGES += ["busilib/weights/README.md", "busilib/results/README.md", "notebooks/*
 EXERCISES = "notebooks/exercises/index.md"
 MOVED = {"README.md": "index.md", "notebooks/exercises": EXERCISES}
 LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
-TERM = re.compile(r"^(\w[^\n]*)\n: ", re.M)  # of the glossary: as a heading the lessons can link to it
 NO_MODULES = {"__init__"}  # pages of their own are made for the others
 
 
@@ -41,8 +40,7 @@ def build(*options):
             notebook = shown(nbformat.read(ROOT / page, as_version=4), page, known)
             _write(page, nbformat.writes(notebook))
         elif page != "README.md":
-            text = linked((ROOT / page).read_text(encoding="utf-8"), page, known)
-            _write(page, TERM.sub(r"### \1\n\n", text) if page == "docs/glossary.md" else text)
+            _write(page, linked((ROOT / page).read_text(encoding="utf-8"), page, known))
     _write("index.md", linked(front_page(), "index.md", known))
     _write(EXERCISES, exercise_list(pages))
     _write("docs/provenance.md", provenance())
