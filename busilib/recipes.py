@@ -133,5 +133,6 @@ def settings(name):
 
 
 def one_of(what, value, allowed):
+    """Raise ValueError, with the names to choose from, when a value is none of those allowed."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} does not exist; choose one of: {', '.join(map(str, allowed))}")

@@ -61,6 +61,7 @@ class Run:
 
     @property
     def name(self):
+        """The name of the run's folder."""
         return self.folder.name
 
     @cached_property

@@ -161,6 +161,7 @@ class Best(networks.Classifier):
         return self
 
     def predict_proba(self, X):
+        """Return the probabilities (N, 3) of the classes for inputs (N, …)."""
         return self.best_.predict_proba(X)
 
 
@@ -168,6 +169,7 @@ class LinearSvm(LinearSVC):
     """scikit-learn's linear SVM; its probabilities are the softmax of its decision values, its decisions the same."""
 
     def predict_proba(self, X):
+        """Return the probabilities (N, 3) of the classes for inputs (N, …)."""
         values = self.decision_function(X)
         # Of two classes scikit-learn gives one value: above 0 is the second class.
         return softmax(np.stack([-values, values], axis=1) if values.ndim == 1 else values, axis=1)
@@ -217,6 +219,7 @@ class RandomisedNetwork(networks.Classifier):
         return self
 
     def predict_proba(self, X):
+        """Return the probabilities (N, 3) of the classes for inputs (N, …)."""
         raw = np.clip(self.hidden(X) @ self.output_, 1e-6, 1)
         return raw / raw.sum(axis=1, keepdims=True)
 
@@ -239,6 +242,7 @@ class SoftmaxHead(networks.Network):
     """BatchNormalization and one softmax layer, trained on features (N, F)."""
 
     def build(self, x):
+        """Return the probabilities (N, 3) as a tensor, for features (N, F)."""
         return networks.softmax(networks.norm()(x))
 
 

@@ -58,6 +58,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     classes_ = np.arange(len(CLASSES))
 
     def predict(self, X):
+        """Return the number of the likeliest class for each input: int (N,)."""
         return self.predict_proba(X).argmax(axis=1)
 
 
@@ -114,6 +115,7 @@ class Network(Classifier, ABC):
         return edited, network if "layers" in edited else own, training.epochs_of(history)
 
     def predict_proba(self, X):
+        """Return the probabilities (N, 3) of the classes for inputs (N, …)."""
         return self.network_.predict(X, verbose=0)
 
 
@@ -191,6 +193,7 @@ class Capsules(Network):
     loss: ClassVar = staticmethod(margin_loss)
 
     def build(self, x):
+        """Return the lengths of the class capsules (N, 3) as a tensor, for grey values (N, size, size, 1)."""
         for width in self.widths:
             x = norm()(layers.Conv2D(width, 5, strides=2, activation="relu")(x))
         x = layers.Conv2D(self.kinds * 8, 5, strides=2, name="primary")(x)
@@ -201,6 +204,7 @@ class Capsules(Network):
         return ops.sqrt(ops.sum(answer * answer, axis=-1) + 1e-9)
 
     def probabilities(self, output):
+        """Return lengths (N, 3) divided by their sum."""
         return output / ops.sum(output, axis=-1, keepdims=True)
 
 
@@ -269,6 +273,7 @@ class Cells(Network):
     dropout: float = 0.2
 
     def build(self, x):
+        """Return the probabilities (N, 3) as a tensor, for grey values (N, size, size, 1)."""
         before = last = norm()(layers.Conv2D(self.width, 3, strides=2, padding="same", use_bias=False)(x))
         width = self.width
         for kind in self.stack:
@@ -292,6 +297,7 @@ class LeNet(Network):
     l2: float = 1e-4
 
     def build(self, x):
+        """Return the probabilities (N, 3) as a tensor, for grey values (N, size, size, 1)."""
         style = {"activation": "relu", "kernel_regularizer": keras.regularizers.L2(self.l2)}
         for width in self.widths:
             x = layers.MaxPooling2D()(layers.Conv2D(width, 5, padding="same", **style)(x))
@@ -311,6 +317,7 @@ class Member(Network):
     rate: float = 0.2
 
     def build(self, x):
+        """Return the probabilities (N, 3) as a tensor, for grey values (N, size, size, 1)."""
         for width, pool in zip((16, 32, 64), self.pools, strict=True):
             x = norm()(layers.Conv2D(width, self.kernel, padding="same", activation="relu")(x))
             x = (layers.MaxPooling2D if pool == "max" else layers.AveragePooling2D)(2)(x)
