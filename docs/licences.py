@@ -1,4 +1,7 @@
-"""Write docs/licences.md: the licences of all packages in tests/constraints.txt, as their own metadata states them."""
+"""Write docs/licences.md: what is shipped under which licence, and what the packages in tests/constraints.txt state.
+
+The packages' licences are read from their own metadata.
+"""
 
 import re
 from collections import defaultdict
@@ -6,6 +9,28 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = """# Licences
+
+## What is shipped
+
+| What | Where | Licence |
+|---|---|---|
+| our code | repository and wheel | BSD 3-Clause, in `LICENSE` |
+| texts and figures of lessons and pages | the same | CC BY 4.0, named in `LICENSE` |
+| two backbones, which we trained on our own made-up scans, from random weights | `busilib/weights` | BSD 3-Clause |
+| tables of facts: names, sizes, hashes and groups of BUSI's images, and what the papers print; no image | \
+`busilib/tables` | the sources are in its README |
+| fonts and icons of Font Awesome Free 7 | only in the website that `make site` builds | SIL OFL 1.1 and CC BY 4.0: \
+`_static/fonts-licence.txt` there |
+| themes of the website, with Bootstrap | the same | BSD 3-Clause and MIT: `_static/licences` there |
+| style sheets of nbconvert (Jupyter) | the pages that `busi run` writes | BSD 3-Clause |
+
+Formulas are MathML, which browsers draw by themselves: no MathJax is shipped, and none is loaded. ImageNet weights and
+the images of BUSI and BUS-UCLM are not shipped; [data](data.md) says what is known of the data sets' licences.
+
+## Packages
+
+"""
 # The first that stands in a package's statement names its row.
 FAMILIES = {"MPL|Mozilla": "MPL 2.0", "GPL": "several, one of them the GPL", "Apache": "Apache 2.0", "MIT": "MIT"}
 FAMILIES |= {"BSD": "BSD", "PSF|Python Software": "Python (PSF)", "ISC": "ISC"}
@@ -30,10 +55,10 @@ def page():
     rows = sorted(families.items(), key=lambda item: -len(item[1]))
     table = "\n".join(f"| {family} | {len(names)} | {', '.join(names)} |" for family, names in rows)
     return (
-        "# Licences of the packages\n\nMade by `make licences` from the metadata of the packages that "
+        f"{SHIPPED}Made by `make licences` from the metadata of the packages that "
         "`tests/constraints.txt` pins. Where a package states several licences it stands in the first row that fits. "
-        "None of them is part of this repository; they are installed from the Python Package Index. "
-        f"Ours is in `LICENSE`.\n\n| Licence | Packages | Which |\n|---|---|---|\n{table}\n"
+        "None of them is part of this repository; they are installed from the Python Package Index."
+        f"\n\n| Licence | Packages | Which |\n|---|---|---|\n{table}\n"
     )
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -54,6 +55,9 @@ def build(*options):
     here = Path(__file__).parent
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", here, "-d", BUILD / "site-doctrees"]
     status = subprocess.call([*sphinx, SOURCE, SITE, *options])
+    for theme in ("sphinx_book_theme", "pydata_sphinx_theme"):
+        texts = [file for file in metadata.files(theme) if file.name == "LICENSE"]
+        _write(SITE / "_static" / "licences" / f"{theme}.txt", texts[0].read_text())
     for path in SITE.rglob("*.html"):
         path.write_text(mended(path.read_text(encoding="utf-8")), encoding="utf-8")
     return status

@@ -84,6 +84,13 @@ def pages(site):
     return {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
 
 
+def test_the_licences_of_what_it_carries_are_there(site):
+    fonts = list((site / "_static").rglob("*.woff2"))
+    assert fonts and "Font Awesome" in (site / "_static" / "fonts-licence.txt").read_text(encoding="utf-8")
+    for theme in ("sphinx_book_theme", "pydata_sphinx_theme"):
+        assert "Redistribution" in (site / "_static" / "licences" / f"{theme}.txt").read_text(encoding="utf-8")
+
+
 def test_nothing_comes_from_elsewhere(site, pages):
     assert len(pages) > 40
     outside = {(path.name, source) for path, page in pages.items() for source in page.loads if "//" in source[:8]}
