@@ -1,6 +1,6 @@
 """Lessons 07, 08 and 10 on the real BUSI, many seeds; with --store their tables go into busilib/results.
 
-    python benchmarks/studies.py leaks  BUSI --backbone ResNet50 --weights FILE [--seeds 5] [--store]
+    python benchmarks/studies.py leaks  BUSI --backbone ResNet50 --weights FILE [--seeds 10] [--store]
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
     python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds per seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
