@@ -57,7 +57,9 @@ def build(*options):
     status = subprocess.call([*sphinx, SOURCE, SITE, *options])
     for theme in ("sphinx_book_theme", "pydata_sphinx_theme"):
         texts = [file for file in metadata.files(theme) if file.name == "LICENSE"]
-        _write(SITE / "_static" / "licences" / f"{theme}.txt", texts[0].read_text())
+        target = SITE / "_static" / "licences" / f"{theme}.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(texts[0].locate(), target)
     for path in SITE.rglob("*.html"):
         path.write_text(mended(path.read_text(encoding="utf-8")), encoding="utf-8")
     return status
