@@ -4,14 +4,14 @@
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
     python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds per seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
-    python benchmarks/studies.py sweep  FOLDER      what `busi sweep docs/examples/sweep_03.yaml --out FOLDER` trained
+    python benchmarks/studies.py sweep  BUSI …      phase 1 of docs/examples/sweep_03.yaml, trained by the library
     python benchmarks/studies.py picture            docs/images/leaks.png from the stored tables
 
 Prints each seed's table. What is finished is read again from the user's cache.
 """
 
 import argparse
-import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ SWEEP_COLUMNS += "seconds"
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("study", choices=("leaks", "inputs", "clean", "masks", "sweep", "picture"))
-    parser.add_argument("folder", nargs="?", help="of the real BUSI; of the sweep")
+    parser.add_argument("folder", nargs="?", help="of the real BUSI")
     parser.add_argument("--backbone", default="ResNet50")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--seeds", type=int, default=5)
@@ -46,7 +46,7 @@ def main():
     if options.study == "picture":
         return picture()
     if not options.folder:
-        parser.error("name the folder of the real BUSI, or of the sweep")
+        parser.error("name the folder of the real BUSI")
     study = {"masks": masks_alone, "sweep": swept}.get(options.study, on_heads)
     for name, table, measured_on in study(options):
         print(name, "has", len(table), "rows")
@@ -144,16 +144,17 @@ def on_heads(options):
 
 
 def swept(options):
-    table, by = runs.collect(options.folder), ["protocol", "preprocessing"]
-    frozen = table[table["name"] == "A-frozen"].sort_values([*by, "seed"], ignore_index=True)
-    means = runs.means(frozen, by=by).round(4)
-    infos = [runs.open_run(file.parent).info for file in runs.files(options.folder, "run.json")]
-    measured_on = {"data": ", ".join(sorted(frozen["dataset"].unique())), "script": "benchmarks/studies.py"}
+    from busilib.learning import models
+
+    scans, rows = catalogue.read(options.folder, name="busi"), []
+    weights = models.find_weights(options.weights, options.backbone, "busi", "full")
+    for protocol, preprocessing, seed in product(("clean", "paper"), ("own", "rescale"), range(options.seeds)):
+        recipe, split = splits.plan("A-frozen", scans, "full", protocol, 0, seed, preprocessing=preprocessing)
+        rows.append(runs.row(runs.find_or_train(recipe, scans, split, weights=weights, seed=seed).folder))
+    table, measured_on = pd.DataFrame(rows), about(recipe, weights, scans, range(options.seeds))
+    print(runs.means(table, by=["protocol", "preprocessing"]).round(4).to_string(index=False))
     measured_on |= {"recipe": "A-frozen, full profile: lesson 03, phase 1; a seed draws the split as well"}
-    measured_on |= {"weights": " ".join(sorted({info["weights"]["sentence"] for info in infos}))}
-    measured_on |= {"runs": len(frozen), "runs_planned": 24, "means": json.loads(means.to_json(orient="records"))}
-    print(means.to_string(index=False))
-    yield "sweep-03", frozen[SWEEP_COLUMNS.split()].round(4), measured_on
+    yield "sweep-03", table[SWEEP_COLUMNS.split()].round(4), measured_on
 
 
 def picture():

@@ -6,6 +6,7 @@ Makefile's test command collects notebooks/).
 
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 
 from busilib import data, recipes, runs
 from busilib.data import splits
-from busitools import notebooks
+from busitools import cli, notebooks
 
 
 def text(path):
@@ -77,6 +78,15 @@ def test_04_trains_in_the_open_what_the_library_trains(tmp_path, phantom_dir):
     done = in_the_open("04", tmp_path, given)
     assert done.error is None
     same_as_the_librarys(tmp_path, data.load(phantom_dir), {"B-frozen": None, "B-tuned": "B-frozen"})
+
+
+@pytest.mark.slow  # lesson 03 four times: about three minutes
+def test_the_sweep_that_the_documentation_shows(tmp_path):
+    example, out = Path(__file__).parents[2] / "docs" / "examples" / "sweep_quick.yaml", str(tmp_path / "try")
+    assert cli.main(["sweep", str(example), "--workers", "2", "--out", out]) == 0
+    assert cli.main(["collect", out, "--plot", "dropout"]) == 0
+    table = runs.collect(out)
+    assert table["execution"].nunique() == 4 and set(table["DROPOUT"]) == {0.2, 0.5} and set(table["fold"]) == {0, 1}
 
 
 @pytest.mark.slow
