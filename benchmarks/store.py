@@ -42,13 +42,12 @@ def write_table(name, rows, about):
 
 def write_folds(name, folders):
     """Store the test predictions of several runs on BUSI, the folds of the clean protocol, as a table."""
-    several, rows = [runs.open_run(folder) for folder in folders], []
-    for run in several:
-        about = {"recipe": run.info["recipe"]["name"], "fold": run.info["split"]["fold"], "seed": run.info["seed"]}
-        rows.append(run.part("test")[["file_id", "label", *PROBABILITIES]].assign(**about))
+    rows = []
+    for run in map(runs.open_run, folders):
+        fold = {"recipe": run.info["recipe"]["name"], "fold": run.info["split"]["fold"], "seed": run.info["seed"]}
+        rows.append(run.part("test")[["file_id", "label", *PROBABILITIES]].assign(**fold))
     groups = runs.stored_table("clean-ResNet50")[["file_id", "group"]].drop_duplicates()
-    info = several[0].info
-    return write_table(name, pd.concat(rows).merge(groups), {key: info[key] for key in ("dataset", "weights")})
+    return write_table(name, pd.concat(rows).merge(groups), {key: run.info[key] for key in ("dataset", "weights")})
 
 
 def _write(target, content):
@@ -95,8 +94,10 @@ def clean():
     columns |= {"auc": "AUC", "sensitivity_1": "sensitivity, malignant"}
     first, lines = "part == 'test' and seed == 0", []
     tables = {name: runs.stored_table(f"clean-{name}").query(first) for name in ("MobileNetV2", "ResNet50")}
-    phases = runs.stored_table("folds-A").groupby("recipe", sort=False)
-    for name, rows in [*tables.items(), *((f"ResNet50, lesson 03, {phase}", rows) for phase, rows in phases)]:
+    for base, table in (("ResNet50, lesson 03", "folds-A"), ("Inception-ResNet-v2, lesson 04", "folds-B")):
+        phases = runs.stored_table(table).groupby("recipe", sort=False)
+        tables |= {f"{base}, {phase}": rows for phase, rows in phases}
+    for name, rows in tables.items():
         scores = metrics.with_intervals(studies.codes(rows["label"]), rows[PROBABILITIES].to_numpy(), rows["group"])
         lines.append([name, len(rows), *(_cell(*scores.loc[key, ["value", "low", "high"]]) for key in columns)])
     return _markdown(["clean protocol", "scans", *columns.values()], lines)
@@ -109,8 +110,7 @@ def backbones():
         gain = _cell(100 * r.gain, 100 * r.gain_low, 100 * r.gain_high, "+.1f") if r.weights != "random" else ""
         probes.append([r.network, r.weights, _cell(r.accuracy, r.low, r.high), gain])
     for r in table.query("question == 'never seen'").itertuples():
-        shares = (f"{value:.2f}" for value in r.sensitivities)
-        unseen.append([r.network, r.scans, _cell(r.accuracy, r.low, r.high), *shares])
+        unseen.append([r.network, r.scans, _cell(r.accuracy, r.low, r.high), *map("{:.2f}".format, r.sensitivities)])
     first = ["network", "weights", "probe: accuracy [95 %]", "gain over random weights, points [95 %]"]
     second = ["network, trained on phantoms alone", "BUSI scans", "balanced accuracy [95 %]", *CLASSES]
     return f"{_markdown(first, probes)}\n\n{_markdown(second, unseen)}"

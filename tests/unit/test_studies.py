@@ -104,11 +104,13 @@ def test_three_ways_come_from_the_stored_results():
     table = studies.three_ways().set_index("paper")
     assert table["paper says"].tolist() == ["0.932 of 117", "0.966 of 117", "0.898 of 157"]
     test = runs.stored_table("clean-ResNet50").query("part == 'test' and seed == 0")
-    tuned = runs.stored_table("folds-A").query("recipe == 'A-tuned'")
-    assert tuned["file_id"].is_unique and set(tuned["file_id"]) == set(test["file_id"]), "each scan is tested once"
-    for phase, rows in (("frozen", test), ("fine-tuned", tuned)):
+    tuned, paper_b = runs.stored_table("folds-A").query("recipe == 'A-tuned'"), runs.stored_table("folds-B")
+    for folds in (tuned, paper_b):
+        assert folds["file_id"].is_unique and set(folds["file_id"]) == set(test["file_id"]), "each scan is tested once"
+    papers = {"A: ResNet50, frozen": test, "A: ResNet50, fine-tuned": tuned, "B: Inception-ResNet-v2": paper_b}
+    for paper, rows in papers.items():
         right = (rows[PROBABILITIES].to_numpy().argmax(axis=1) == studies.codes(rows["label"])).mean()
-        said = table.loc[f"A: ResNet50, {phase}", "done properly"]
+        said = table.loc[paper, "done properly"]
         assert said.startswith(f"{right:.3f} [") and said.endswith(f"of {len(test)}, five folds")
     nested = runs.stored_table("honest-BUSI").set_index("rung").loc["nested"]
     best = table.loc["A: ResNet50, frozen", "as good as it honestly gets"]
