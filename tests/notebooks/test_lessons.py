@@ -4,6 +4,7 @@ Each lesson itself runs once in these tests, by nbval, which compares the cells 
 Makefile's test command collects notebooks/).
 """
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_04_trains_in_the_open_what_the_library_trains(tmp_path, phantom_dir):
     same_as_the_librarys(tmp_path, data.load(phantom_dir), {"B-frozen": None, "B-tuned": "B-frozen"})
 
 
-@pytest.mark.slow  # lesson 03 four times: about three minutes
+@pytest.mark.slow  # lesson 03 four times: about five minutes
 def test_the_sweep_that_the_documentation_shows(tmp_path):
     example, out = Path(__file__).parents[2] / "docs" / "examples" / "sweep_quick.yaml", str(tmp_path / "try")
     assert cli.main(["sweep", str(example), "--workers", "2", "--out", out]) == 0
@@ -99,6 +100,20 @@ def test_the_lesson_is_the_program(number):
     cells = nbformat.read(notebooks.lessons([number])[0], as_version=4).cells
     source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert "find_or_train" not in source and all(word in source for word in (".compile(", "fit(", ".predict("))
+
+
+@pytest.mark.parametrize(("number", "network"), [("03", "ResNet50"), ("04", "InceptionResNetV2")])
+def test_every_choice_of_unfreeze_cuts_inside_the_base(number, network):
+    """A seam at the base's own output leaves nothing above it, which Keras refuses."""
+    from busilib.learning import keras
+
+    cells = nbformat.read(notebooks.lessons([number])[0], as_version=4).cells
+    line = next(line for cell in cells for line in cell.source.splitlines() if line.startswith("seams = "))
+    seams = ast.literal_eval(line.removeprefix("seams = "))
+    base = getattr(keras.applications, network)(include_top=False, weights=None, input_shape=(75, 75, 3))
+    assert set(seams) == set(recipes.PARAMETERS["UNFREEZE"])
+    for seam in seams.values():
+        assert keras.Model(base.get_layer(seam).output, base.output).layers
 
 
 @pytest.fixture(scope="module")
