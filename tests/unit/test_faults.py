@@ -167,7 +167,7 @@ def test_training_that_is_killed_leaves_no_run_that_counts_as_finished(tmp_path,
         again = train_tiny(phantom_dir, tmp_path / str(number))
         assert again.predictions.equals(reference.predictions) and again.model().output_shape == (None, 3)
     print(left)
-    record_property("left", left)
+    record_property("left", dict(left))
     assert left["half written"] and left["not written"]
 
 

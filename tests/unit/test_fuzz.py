@@ -387,7 +387,7 @@ def test_a_few_inputs(kind, tmp_path):
 def test_ten_thousand_inputs(kind, tmp_path, record_property):
     before = peak()
     counts = try_all(kind, range(KINDS[kind][1]), tmp_path)
-    record_property(kind, counts | {"MB": round(peak() - before)})
+    record_property(kind, dict(counts) | {"MB": round(peak() - before)})
     assert counts["invalid"] >= counts["inputs"] / 2 and peak() - before < MEGABYTES
 
 
