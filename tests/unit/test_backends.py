@@ -104,7 +104,8 @@ def test_lessons_train_and_explain_on_jax_alone(tmp_path, phantom_dir, without_t
         assert done.error is None
         assert not noise(done.output), number
     table = runs.collect(tmp_path / "runs")
-    assert sorted(table["name"]) == ["A-frozen", "A-tuned"], "06 found what 03 had trained"
+    names = ["A-careful", "A-frozen", "A-new-head", "A-tuned"]
+    assert sorted(table["name"]) == names, "06 found what 03 had trained"
     assert set(table["backend"]) == {"jax"} and table["device"].str.startswith("CPU").all()
 
 
