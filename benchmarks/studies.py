@@ -4,7 +4,7 @@
     python benchmarks/studies.py inputs BUSI …      scans against masks on paper A's split
     python benchmarks/studies.py clean  BUSI …      the clean protocol, 5 folds per seed
     python benchmarks/studies.py masks  BUSI        the forest on masks alone, and 150 other splits
-    python benchmarks/studies.py sweep  BUSI …      phase 1 of docs/examples/sweep_03.yaml, trained by the library
+    python benchmarks/studies.py sweep  BUSI … --seeds 6     phase 1 of docs/examples/sweep_03.yaml, by the library
     python benchmarks/studies.py picture            docs/images/leaks.png from the stored tables
 
 Prints each seed's table. What is finished is read again from the user's cache.

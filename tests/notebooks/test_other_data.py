@@ -1,4 +1,4 @@
-"""The lessons hold for data that lack optional things (a class, all masks), and for every choice on offer."""
+"""The lessons hold for data that lack optional things (a class, all masks), and for each choice from a list."""
 
 import shutil
 
