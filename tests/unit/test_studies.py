@@ -117,6 +117,11 @@ def test_three_ways_come_from_the_stored_results():
     assert best == f"{nested.accuracy:.3f} [{nested.low:.3f}, {nested.high:.3f}] of {len(test)}, nested folds"
 
 
+def test_paper_b_on_random_weights_never_answers_normal_as_the_results_page_says():
+    answers = runs.stored_table("folds-B")[PROBABILITIES].to_numpy().argmax(axis=1)
+    assert set(answers) == {0, 1} and 'never answers "normal"' in (ROOT / "docs" / "results.md").read_text("utf-8")
+
+
 def test_the_nested_figure_stands_beside_the_flattering_one():
     table = runs.stored_table("honest-BUSI")
     accuracy = table.set_index("rung")["accuracy"]
