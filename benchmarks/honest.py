@@ -207,19 +207,19 @@ def rows_of(table, seeds):
     ladder |= {name: [p[key] for p in seeds] for name, key in GRID["rungs"].items()}
     names = [name for name in seeds[0] if "C=" in name or "averaged" in name]
     best = [max((p[name] for name in names), key=lambda q: np.mean(q.argmax(1) == y)) for p in seeds]
-    rows, below = [], None
-    for name, each in (ladder | {"chosen on the test folds": best}).items():
+    ladder["chosen on the test folds"], rows = best, []
+    right = {name: np.mean([p.argmax(axis=1) == y for p in each], axis=0) for name, each in ladder.items()}
+    for name, each in ladder.items():  # right: per scan, over the seeds
         row = {"rung": name} | pd.DataFrame([measures(y, p) for p in each]).mean().to_dict()
-        right = np.mean([p.argmax(axis=1) == y for p in each], axis=0)  # over the seeds, per scan
-        row["low"], row["high"] = metrics.grouped_bootstrap(np.mean, groups, right)
-        if below is not None and name != "nested":  # which has no rung below: it chooses among them
-            row["gain"] = np.mean(right - below)
-            row["gain_low"], row["gain_high"] = metrics.grouped_bootstrap(np.mean, groups, right - below)
+        row["low"], row["high"] = metrics.grouped_bootstrap(np.mean, groups, right[name])
+        if beside := GRID["beside"].get(name):
+            gain = right[name] - right[beside]
+            row |= {"beside": beside, "gain": gain.mean()}
+            row["gain_low"], row["gain_high"] = metrics.grouped_bootstrap(np.mean, groups, gain)
         if name == "nested, scaled":
             above = np.stack([p[name][:, 1] >= p["threshold"] for p in seeds])
             row |= {"point_sensitivity": above[:, y == 1].mean(), "point_specificity": 1 - above[:, y != 1].mean()}
         rows.append(row)
-        below = right
     return pd.DataFrame(rows)
 
 
