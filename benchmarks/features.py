@@ -77,7 +77,7 @@ def averages(pixels, weights, count, name="MobileNetV2"):
     return stored("averages", lambda: answers(outputs, pixels, weights, count, name), *settings)
 
 
-def cooled(p, temperature):
+def at_temperature(p, temperature):
     """Return probabilities with the temperature applied to their logarithms."""
     powers = np.maximum(p, 1e-9) ** (1 / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
@@ -85,5 +85,5 @@ def cooled(p, temperature):
 
 def temperature(p, y, most, weight=None):
     """Return the temperature, from 0.3 to ``most``, with which probabilities have the least log loss."""
-    loss = lambda t: log_loss(y, cooled(p, t), sample_weight=weight)  # noqa: E731
+    loss = lambda t: log_loss(y, at_temperature(p, t), sample_weight=weight)  # noqa: E731
     return minimize_scalar(loss, bounds=(0.3, most), method="bounded").x

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import yaml
-from features import LAYERS, answers, averages, cooled, stored, temperature
+from features import LAYERS, answers, at_temperature, averages, stored, temperature
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -157,10 +157,10 @@ def outer(blocks, here, y, groups, train, test, seed):
     guess, answer = pairs[chosen]
     heat = temperature(guess, y[train], 3)
     # The highest threshold that finds SENSITIVITY of the malignant scans of the inner folds.
-    threshold = np.quantile(cooled(guess, heat)[y[train] == 1, 1], 1 - SENSITIVITY, method="lower")
+    limit = np.quantile(at_temperature(guess, heat)[y[train] == 1, 1], 1 - SENSITIVITY, method="lower")
     result |= {name: pair[1] for name, pair in pairs.items()}
-    result |= {"nested": answer, "nested, scaled": cooled(answer, heat), "threshold": np.full(len(test), threshold)}
-    return result, {"seed": seed, "chosen": chosen, "temperature": heat, "threshold": threshold}
+    result |= {"nested": answer, "nested, scaled": at_temperature(answer, heat), "threshold": np.full(len(test), limit)}
+    return result, {"seed": seed, "chosen": chosen, "temperature": heat, "threshold": limit}
 
 
 def all_blocks(table, mobile, resnet):

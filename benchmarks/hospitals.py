@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from features import averages, cooled, temperature
+from features import at_temperature, averages, temperature
 from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -136,7 +136,7 @@ def repairs(views, y, patients, p, limit):
         both = np.concatenate([views(0), views(1)[:, new]], axis=1), np.concatenate([y[0], y[1][new]])
         ten = np.where(np.arange(len(both[1])) < len(y[0]), 1, WEIGHT)
         calibrated = {
-            "temperature": cooled(inputs, temperature(inputs[few], y[1][few], 30, weight)),
+            "temperature": at_temperature(inputs, temperature(inputs[few], y[1][few], 30, weight)),
             "recalibrated": second.predict_proba(np.log(inputs)),
         }
         trained = {

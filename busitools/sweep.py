@@ -319,7 +319,7 @@ def job_script(grid):
 
 def _job(grid):
     """Return what a SLURM job asks for, in dask_jobqueue's words."""
-    asked = {"job_cpu": 4, "memory": "16GB", "walltime": "04:00:00"} | read(grid).get("slurm", {})
+    asked = {"job_cpu": 4, "memory": "16GiB", "walltime": "04:00:00"} | read(grid).get("slurm", {})
     asked.pop("jobs", None)
     # joblib.cpu_count() then says so many, on clusters too that do not bind a job to its cores
     prologue = [f"export LOKY_MAX_CPU_COUNT={asked['job_cpu']}", *asked.pop("job_script_prologue", [])]

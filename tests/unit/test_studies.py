@@ -126,6 +126,8 @@ def test_the_nested_figure_stands_beside_the_flattering_one():
     table = runs.stored_table("honest-BUSI")
     accuracy = table.set_index("rung")["accuracy"]
     assert accuracy["nested"] < accuracy["chosen on the test folds"]
+    sure = table.query("gain_low > 0")["rung"].str.split(",").str[0].tolist()
+    assert sure == ["averages", "two depths", "views in testing", "maxima beside averages"], "lesson 11 counts four"
     assert "opened" in table.attrs and len(table.attrs["choices"]) == 15, "three seeds, five folds, a choice in each"
 
 
