@@ -29,12 +29,16 @@ def address(root):
 
 
 def versions(root):
-    """pyproject.toml, CITATION.cff and CHANGELOG.md tell of one version, and nothing waits in "Not yet released"."""
+    """pyproject.toml, CITATION.cff, busilib and CHANGELOG.md tell of one version; nothing is "Not yet released"."""
     version = _project(root)["version"]
     cited = re.search(r"^version: *(\S+)", (root / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     first = re.search(r"^## (.*)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if not cited or cited.group(1) != version:
         return f"CITATION.cff tells of {cited.group(1) if cited else 'no version'}, pyproject.toml of {version}"
+    module = (root / "busilib" / "__init__.py").read_text(encoding="utf-8")
+    said = re.search(r'^__version__ = "(.*)"', module, re.MULTILINE)
+    if not said or said.group(1) != version:
+        return f"busilib/__init__.py tells of {said.group(1) if said else 'no version'}, pyproject.toml of {version}"
     if not first or not re.match(rf"{re.escape(version)}\b", first.group(1)):
         return f"CHANGELOG.md begins with {first.group(1) if first else 'nothing'!r}, not with {version} and a date"
     return ""

@@ -25,9 +25,13 @@ def cache_dir(*parts):
     return folder
 
 
+# The folders that are made in the cache. It may stand on a disk beside folders of other people: those are let alone.
+KINDS = "augmented busi catalogue downloads features gpus honest phantoms runs studies".split()
+
+
 def sizes():
-    """Return what the cache holds, as a dict: kind (the name of a folder in it) → bytes."""
-    folders = [folder for folder in sorted(cache_dir().iterdir()) if folder.is_dir()]
+    """Return what the cache holds, as a dict: kind (one of `KINDS`) → bytes."""
+    folders = [folder for folder in sorted(cache_dir().iterdir()) if folder.is_dir() and folder.name in KINDS]
     return {f.name: sum(file.lstat().st_size for file in f.rglob("*") if not file.is_dir()) for f in folders}
 
 
@@ -99,7 +103,7 @@ def bar(iterable=None, description="", total=None, unit="it", **options):
 
 
 def report(**event):
-    """Tell whoever executes this notebook how far it is, or which run it made: a line of JSON in ``BUSILIB_REPORT``.
+    """Tell whoever executes this notebook how far it is: a line of JSON in ``BUSILIB_REPORT``.
 
     The variable names a file; `busitools.notebooks.execute` sets it for its kernels. Without it nothing happens.
     """

@@ -172,8 +172,7 @@ def points(values, label, limits=None):
     _line(ax)
     ax.set_yticks([-i for i in range(len(values))], list(values.keys()))
     ax.set(xlabel=label, xlim=limits)
-    caption = f"One point per scan: {label}. The black bar is the median."
-    return Picture(figure, caption, words)
+    return Picture(figure, f"One point per scan: {label}. The black bar is the median.", words)
 
 
 def heat(images, maps, masks, places, titles, columns=4):
@@ -316,7 +315,7 @@ def _outline(ax, mask, colour):
 
 def _series(values):
     """Return (title, value, style) for each item of a dict: a colour and a marker of its own, its title as label."""
-    styles = ({"color": colour, "marker": marker} for colour, marker in zip(OKABE_ITO, "os^DvP", strict=True))
+    styles = ({"color": colour, "marker": marker} for colour, marker in zip(OKABE_ITO * 7, "os^DvPX" * 6, strict=True))
     return [(t, value, style | {"label": str(t)}) for (t, value), style in zip(values.items(), styles, strict=False)]
 
 

@@ -79,9 +79,8 @@ def summary(matrix):
     """
     right, total, largest = int(np.trace(matrix)), int(np.sum(matrix)), int(np.sum(matrix, axis=1).max())
     ends = *wilson(right, total), *bootstrap(matrix, _macro_f1)
-    names = "accuracy_low", "accuracy_high", "macro_f1_low", "macro_f1_high"
-    scores = {"n": total, "right": right, "majority": largest / total} | averages(matrix)
-    return scores | dict(zip(names, ends, strict=True))
+    ends = dict(zip(("accuracy_low", "accuracy_high", "macro_f1_low", "macro_f1_high"), ends, strict=True))
+    return {"n": total, "right": right, "majority": largest / total} | averages(matrix) | ends
 
 
 def bootstrap(matrix, score, draws=500, level=0.95, seed=0):
@@ -152,9 +151,9 @@ def corrected_interval(values, n_train, n_test, level=0.95):
     variance times 1/n is replaced by the variance times (1/n + n_test/n_train). Source: C. Nadeau & Y. Bengio,
     Machine Learning 52 (2003) 239. ``n_train``, ``n_test``: how many images, one number or one per split. With
     (1, 0), for independent measurements such as one per weight seed, it is Student's t; of paired differences, the
-    paired t interval. With one value the interval is unknown: NaN.
+    paired t interval. NaN values do not count. With one value the interval is unknown: NaN.
     """
-    values = pd.Series(values, dtype=float)
+    values = pd.Series(values, dtype=float).dropna()
     factor = 1 / values.size + np.mean(np.divide(n_test, n_train))
     half = stats.t.ppf(0.5 + level / 2, values.size - 1) * values.std() * np.sqrt(factor)
     return tuple(map(float, (values.mean(), values.mean() - half, values.mean() + half)))
@@ -197,6 +196,8 @@ def _draw(score, groups, arrays, draws, seed):
     """Return the scores of the valid draws of whole groups: (n,) or, of several scores, (n, scores)."""
     arrays = [np.asarray(array) for array in arrays]
     check_consistent_length(groups, *arrays)
+    if missing := pd.isna(np.asarray(groups)).sum():
+        raise DataError(f"{missing} rows have no group, so they would be left out: name a group for each")
     rows = list(pd.Series(np.asarray(groups)).groupby(np.asarray(groups)).indices.values())
     if not rows:
         raise DataError("no scan is left to be tested: more patients are needed")

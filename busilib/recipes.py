@@ -72,7 +72,8 @@ def get(name, profile="quick", protocol="paper", **changes):
     ``name`` is a key of `PAPERS`. ``profile="quick"`` makes images smaller and epochs fewer. ``protocol="clean"``
     takes the backbone's own preprocessing and leaves the validation images as they are. ``changes`` replace single
     settings; ``None`` leaves a setting as it is.
-    Raises ValueError for a name, profile, protocol or value that does not exist.
+    Raises ValueError for a name, profile, protocol, preprocessing or unfreeze that does not exist, TypeError for a
+    setting that a Recipe does not have.
     """
     one_of("recipe", name, PAPERS)
     one_of("PROTOCOL", protocol, PARAMETERS["PROTOCOL"])

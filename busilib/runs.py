@@ -50,6 +50,9 @@ CODE = {kind: _code("data/images.py", *names) for kind, names in (("recipe", _TR
 
 MODELS = ("head.keras", "model.keras", "model.joblib")  # one of them is in a run's folder
 FORMAT = 1  # of run.json: one more when an older library would misread it
+KEYS = "key seed start started_from backend device date seconds recipe.name recipe.image_size scores.test dataset.name "
+KEYS += "dataset.kind dataset.sha256 weights.kind weights.sha256 weights.sentence split.name split.protocol split.fold "
+KEYS += "split.variant split.sha256 split.files split.declared split.overlaps"  # what is read from every run.json
 BASE = "bases/{}.weights.h5"  # beside the run folders
 
 
@@ -66,20 +69,8 @@ class Run:
 
     @cached_property
     def info(self):
-        """run.json as a dict; raise RunError when it is damaged, or of a newer version."""
-        file = self.folder / "run.json"
-        try:
-            info = json.loads(file.read_text(encoding="utf-8"))
-            newer, classes = info.get("format", 1) > FORMAT, info.get("classes", list(CLASSES))
-        except (ValueError, AttributeError, TypeError) as error:
-            raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
-        if newer:
-            raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
-        if classes != list(CLASSES):
-            raise RunError(f"{file} has the classes {classes}, not {list(CLASSES)}: its model cannot be used.")
-        if lacks := sorted({"recipe", "dataset", "split", "weights", "seed", "scores"} - set(info)):
-            raise RunError(f"{file} is damaged: it lacks {', '.join(lacks)}. Delete the folder and train anew.")
-        return info
+        """run.json as a dict; raise RunError when it is damaged, or of another version."""
+        return read_info(self.folder / "run.json")
 
     @cached_property
     def history(self):
@@ -131,7 +122,8 @@ class Run:
         """Load the model, whose ``predict`` takes uint8 (N, size, size, 3) and gives probabilities (N, 3).
 
         A model.joblib, of scikit-learn, runs code when it is loaded: open only your own. Raises RunError when the
-        folder has no model, as a sweep may leave it, or when its frozen base is not to be had.
+        folder has no model, as a sweep may leave it, or when its frozen base is another one; WeightsError when that
+        cannot be had.
         """
         file = next((self.folder / name for name in MODELS if (self.folder / name).is_file()), None)
         if file is None:
@@ -163,6 +155,23 @@ def confusion(table):
     """Return the confusion matrix (3, 3) of a table of predictions: truth in rows, class order."""
     truth = table["label"].map(CLASSES.index).to_numpy(dtype=int)
     return metrics.confusion_matrix(truth, table[PROBABILITIES].to_numpy().argmax(axis=1), len(CLASSES))
+
+
+def read_info(file):
+    """Return what a run.json (Path) holds, as a dict; raise RunError when it is damaged, or of another version."""
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        newer, classes = info.get("format", 1) > FORMAT, info.get("classes", list(CLASSES))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise RunError(f"{file} is damaged: {error}. Delete the folder, and the run is trained anew.") from error
+    if newer:
+        raise RunError(f"{file} was written by a newer version of this library. Update it to read this run.")
+    if classes != list(CLASSES):
+        raise RunError(f"{file} has the classes {classes}, not {list(CLASSES)}: its model cannot be used.")
+    inside = {f"{part}.{key}" for part, keys in info.items() if isinstance(keys, dict) for key in keys}
+    if lacks := ", ".join(sorted(set(KEYS.split()) - inside - set(info))):
+        raise RunError(f"{file} is damaged or old: it lacks {lacks}. Delete the folder and train anew.")
+    return info
 
 
 def open_run(folder):
@@ -413,7 +422,7 @@ def means(table, measures=("test_accuracy", "validation_accuracy", "test_macro_f
     rows = []
     for _, group in table.groupby(keys, dropna=False, sort=True):
         cells = {name: group[name].iloc[0] for name in shown} | {"runs": len(group)}
-        resplit = group["split_sha256"].nunique() > group["dataset_sha256"].nunique()
+        resplit = group.groupby("dataset_sha256")["split_sha256"].nunique().max() > 1
         sizes = (group["train"].mean(), group["test"].mean()) if resplit else (1, 0)
         for measure in measures:
             interval = metrics.corrected_interval(group[measure], *sizes)
@@ -476,8 +485,7 @@ def _peak_memory():
 
 def stored_names(folder="results"):
     """Return the names of all stored runs, sorted; of the stored tables with "results/tables"."""
-    places = (package_files("busilib") / folder).iterdir()
-    return sorted(file.name[:-5] for file in places if file.name.endswith(".json"))
+    return sorted(f.name[:-5] for f in (package_files("busilib") / folder).iterdir() if f.name.endswith(".json"))
 
 
 def stored(name, folder="results"):

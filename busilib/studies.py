@@ -44,9 +44,9 @@ def _leaks(recipe, weights, scans, seed, kinds):
     def chosen(history, monitor, patience=None):
         return on_test["val_accuracy"][best_epoch(history, monitor, patience) - 1]
 
-    honest = chosen(history, "val_loss", recipe.patience)
+    honest = chosen(history, recipe.monitor, recipe.patience)
     rows = [
-        ("validation", honest, chosen(on_test, "val_loss", recipe.patience), split),
+        ("validation", honest, chosen(on_test, recipe.monitor, recipe.patience), split),
         ("best epoch", chosen(history, "val_accuracy"), chosen(on_test, "val_accuracy"), split),
     ]
     for kind in kinds:

@@ -20,8 +20,10 @@ def main(arguments=None):
         return 2
     except (BusiError, ValueError) as error:
         words, status = error, 1
-    except ModuleNotFoundError as error:
-        words, status = f"this needs {error.name}: pip install 'busi-notebooks[sweep,teacher]'", 1
+    except ImportError as error:
+        words, status = f"this needs {error.name or error}: pip install 'busi-notebooks[sweep,teacher]'", 1
+    except OSError as error:
+        words, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
     except click.Abort:
         words, status = "stopped", 130
     print(f"busi: {words}", file=sys.stderr)
@@ -114,8 +116,8 @@ def _collect(folder, plot, measure):
         how = "on the test part, as the protocol has it" if best["validation_is_test"] else "by validation"
         print(f"best of {name}, {protocol}, chosen {how}: {best['run']}, seed {best['seed']}, fold {best['fold']}, "
               f"validation {best['validation_accuracy']:.3f}, test {best['test_accuracy']:.3f}")  # fmt: skip
-    files = [Path(folder) / name for name in ("runs.parquet", "runs.csv")]
-    for file, save in zip(files, (table.to_parquet, table.to_csv), strict=True):
+    files = [Path(folder) / name for name in ("runs.csv", "runs.parquet")]
+    for file, save in zip(files, (table.to_csv, table.to_parquet), strict=True):
         with write_file(file) as temporary:
             save(temporary, index=False)
     if plot:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from busilib.cache import write_folder
 from busilib.data import catalogue, images
@@ -117,9 +117,8 @@ def _tell(source, scans):
     """Write into the scans what a table beside them says: class and patient."""
     if (source / "bus_data.csv").is_file():
         table = read_csv(source / "bus_data.csv", ("ID", "Case", "Pathology"))
-        table = (
-            table.apply(lambda column: column.str.casefold()).drop_duplicates("ID").set_index("ID").reindex(scans.key)
-        )
+        table = table.apply(lambda column: column.str.casefold()).drop_duplicates("ID").set_index("ID")
+        table = table.reindex(scans.key)
         scans["label"], scans["patient"] = (table[name].fillna("").to_numpy() for name in ("Pathology", "Case"))
     if (source / "INFO.csv").is_file():  # its images are named PATIENT_NUMBER
         scans["patient"] = [path.stem.rpartition("_")[0] for path in scans.path]
@@ -148,5 +147,6 @@ def _copy(path, target, channel=None):
         elif image.format == "PNG" and (deep or not (image.text or image.getexif())):
             shutil.copyfile(path, target)
         else:
+            image = ImageOps.exif_transpose(image.convert("RGB") if image.mode == "CMYK" else image)
             image.info = {key: value for key, value in image.info.items() if key == "transparency"}
             image.save(target)

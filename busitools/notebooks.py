@@ -119,6 +119,8 @@ def execute(notebook, output, given=None, *, watch=None, env=None, cwd=None):
     """
     given, output = check_parameters(notebook, given or {}), Path(output)
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(notebook, as_version=4).cells)
+    if output.resolve() == Path(notebook).resolve():
+        raise LessonError(f"{notebook} would be overwritten by its own output: name another folder (--out)")
     output.parent.mkdir(parents=True, exist_ok=True)
     error = None
     with tempfile.TemporaryDirectory(prefix="busitools-") as scratch:
@@ -189,9 +191,9 @@ class Progress(threading.Thread):
                     psutil.Process(self.kernel.provisioner.pid).kill()  # however busy it is
 
     def events(self):
-        """Return what `busilib.cache.report` wrote: a list of dicts."""
+        """Return what `busilib.cache.report` wrote, as dicts; a line that is not whole (yet) does not count."""
         text = self.report.read_text(encoding="utf-8") if self.report.exists() else ""
-        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last line is not whole yet
+        return [json.loads(line) for line in text.split("\n") if line.endswith("}") and line.count("{") == 1]
 
 
 def run(names=(), out="runs/quick", given=None):
@@ -296,7 +298,7 @@ def index(executions, out):
     """Write index.html: the executed lessons, their pages, seconds, and what went wrong."""
     text = "# Executed lessons\n\nFor teaching and research, not for diagnosis.\n\n| lesson | time | state |\n|-|-|-|\n"
     for item in executions:
-        state = "finished" if item.error is None else f"failed: {html.escape(item.error)}"
+        state = "finished" if item.error is None else f"failed: {html.escape(item.error).replace(chr(10), ' ')}"
         text += f"| [{item.lesson.stem}]({item.output.stem}.html) | {item.seconds:.0f} s | {state} |\n"
     for name in sorted({path.stem for path in out.glob("[0-9]*.html")} - {item.output.stem for item in executions}):
         text += f"| [{name}]({name}.html) | | of an earlier run |\n"
@@ -321,8 +323,7 @@ def address():
     """Return the repository's public address: [project.urls] in pyproject.toml is the only place that names it."""
     from importlib.metadata import metadata
 
-    links = dict(link.split(", ", 1) for link in metadata("busi-notebooks").get_all("Project-URL"))
-    return links["Repository"]
+    return dict(link.split(", ", 1) for link in metadata("busi-notebooks").get_all("Project-URL"))["Repository"]
 
 
 # Said beside a badge that leads nowhere yet.

@@ -1,6 +1,5 @@
 """A finished run once more, from its run.json alone."""
 
-import json
 from pathlib import Path
 
 from busilib import data, runs
@@ -25,12 +24,8 @@ def repeat(file, dataset=None, weights=None, folder="runs/repeated"):
     Raises:
         RunError: something does not fit, or an older version wrote the run.json.
     """
-    file = Path(file)
-    file = file / "run.json" if file.is_dir() else file
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read as a run.json: {error}") from error
+    file = Path(file) / "run.json" if Path(file).is_dir() else Path(file)
+    info = runs.read_info(file)
     run = _train(info, dataset, weights, folder)
     then, now = (one.get("scores", {}).get("test", {}).get("accuracy", float("nan")) for one in (info, run.info))
     same = "the same as then" if info["key"] == run.info["key"] else "not all the same as then"
@@ -42,14 +37,14 @@ def _train(info, dataset, file, folder):
         raise RunError(f"It was trained by hand, with other {', '.join(info['edited'])}: run.json does not hold how")
     try:
         recipe = runs.recipe_of(info) if info["recipe"]["name"] in PAPERS else comparators.get(**info["recipe"])
-        scans, first = _scans(info["dataset"], dataset), info["started_from"]
-        split = _split(info["split"], scans)
+        scans, first, seed = _scans(info["dataset"], dataset), info["started_from"], info["seed"]
+        split, given = _split(info["split"], scans), info["weights"]
     except (KeyError, TypeError) as error:
         raise RunError(f"Another version wrote this run.json, and this one cannot repeat it: {error}") from error
     # A second phase stands on the weights of its first.
     start = _train(first, dataset, file, folder) if first else None
-    weights = None if start else _weights(info["weights"], recipe, file)
-    return runs.find_or_train(recipe, scans, split, weights=weights, seed=info["seed"], start=start, runs=folder)
+    weights = None if start else _weights(given, recipe, file)
+    return runs.find_or_train(recipe, scans, split, weights=weights, seed=seed, start=start, runs=folder)
 
 
 def _scans(identity, dataset):
@@ -70,7 +65,8 @@ def _weights(identity, recipe, file):
         return models.Weights("none", identity["sentence"])
     if identity["kind"] == "file" and not file:
         raise RunError(f"It needs the file of its weights (--weights). {identity['sentence']}")
-    return _same("weights", models.find_weights(file or identity["kind"], recipe.backbone, profile="full"), identity)
+    backbone = recipe.settings["backbone"] if isinstance(recipe, comparators.System) else recipe.backbone
+    return _same("weights", models.find_weights(file or identity["kind"], backbone, profile="full"), identity)
 
 
 def _same(what, thing, identity):

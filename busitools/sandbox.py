@@ -6,9 +6,9 @@ it uses.
 
 What the sandbox does not stop: code that runs in the same kernel as its own tests can patch Python and fake a pass, and
 it can look at a hidden test while that runs (nothing that it then prints or writes comes out). Whoever reads the
-notebook sees it. It can read the installed packages, the machine's name and
-its load, and use a processor until its time is up; a fault in Linux itself would let it out. Each process has its own
-memory limit; the sum is watched twice a second, so it can be passed for a moment.
+notebook sees it. It can read the installed packages, the machine's name and its load, and use a processor until its
+time is up; a fault in Linux itself would let it out. Each process has its own memory limit; the sums of memory and disk
+are watched twice a second, so they can be passed for a moment, and what lies in a folder that it has locked is not seen.
 """
 
 import contextlib
@@ -126,16 +126,18 @@ def main(limits, connection):
 
 def _too_much(pid, folder, limits):
     """Return why a box must be killed, None while it keeps to its limits."""
-    used, processes = 0, psutil.Process(pid).children(recursive=True)
+    used, unseen, processes = 0, 0, psutil.Process(pid).children(recursive=True)
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended, or closed a file
             used += process.memory_info().rss
+            opened = (link.stat() for link in Path(f"/proc/{process.pid}/fd").glob("*"))  # no folder lists them all
+            unseen += sum(512 * file.st_blocks for file in opened if not file.st_nlink)
     if len(processes) > limits.processes:  # the kernel's own limit does not hold for root
         return f"it started more than {limits.processes} processes"
     written = subprocess.run(["du", "-sb", folder], capture_output=True, text=True).stdout.split()[0]
     if used > limits.memory * 10**9:
         return f"it used more than {limits.memory} GB of memory"
-    return f"it wrote more than {limits.disk // 10**6} MB" if int(written) > limits.disk else None
+    return f"it wrote more than {limits.disk // 10**6} MB" if int(written) + unseen > limits.disk else None
 
 
 if __name__ == "__main__":

@@ -89,8 +89,9 @@ def read(grid):
             grid = yaml.safe_load(Path(grid).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise LessonError(f"{error}. A grid to begin with: docs/examples/sweep_quick.yaml") from error
-    if not isinstance(grid, dict) or grid.keys() - KEYS or not isinstance(grid.get("parameters", {}), dict):
-        raise LessonError(f"A grid has {', '.join(KEYS)}, and its parameters are names with values; not {grid!r}")
+    blocks = isinstance(grid, dict) and [grid.get(k, {}) for k in ("parameters", "slurm")] + _list(grid.get("runs", []))
+    if not blocks or grid.keys() - KEYS or not all(isinstance(block, dict) for block in blocks):
+        raise LessonError(f"A grid has {', '.join(KEYS)}; parameters, slurm and each run name their values: {grid!r}")
     return grid
 
 
@@ -239,8 +240,8 @@ def sweep(grid, out="runs/sweep", *, executor=None, workers=None, scheduler=None
 
 
 def tidy(out):
-    """Remove from a sweep's folder what was cut short."""
-    for left in out.glob(".*-????????"):
+    """Remove from a sweep's folder what was cut short: what `Plan` and `sweep` name, and no other hidden folder."""
+    for left in [*out.glob(".running-????????"), *out.glob(".*-????????????-????????")]:
         shutil.rmtree(left, ignore_errors=True)
 
 

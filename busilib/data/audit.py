@@ -43,9 +43,11 @@ def read(path):
     """Return a split as a table of texts (file, split) from a CSV file with these columns.
 
     ``file`` is a path within the data folder, or a name where no other file has the same, with or without ".png".
-    Raises DataError for a table without them, SplitError for fewer than two sets.
+    Capitals make no other set, and a file without one is in none. Raises DataError for a table without these columns,
+    SplitError for fewer than two sets.
     """
     table = read_csv(Path(path), ("file", "split"))[["file", "split"]]
+    table = table.assign(split=table["split"].str.strip().str.casefold()).query("split != ''")
     if table["split"].nunique() < 2:
         raise SplitError(f"{path} names {table['split'].nunique()} set. A split has two at least, train and test.")
     return table

@@ -121,9 +121,10 @@ def read_files(root):
     listing = [duplicates.LEVELS, files.drop(columns="path").to_numpy().tolist(), *map(_stamp, files.path)]
     stored = cache_dir("catalogue") / f"{text_sha256(str(root))[:16]}-v6.pickle"  # v7: when more is read from a file
     with suppress(Exception):  # absent, damaged, or of another pandas: the folder is read anew
-        stored_listing, *answer = pd.read_pickle(stored)
-        if stored_listing == listing and not problems:
-            return answer
+        if stored.stat().st_uid == getattr(os, "getuid", int)():  # reading a pickle runs code: one's own only
+            stored_listing, *answer = pd.read_pickle(stored)
+            if stored_listing == listing and not problems:
+                return answer
     with ThreadPoolExecutor() as pool:
         decoded = list(bar(pool.map(_decode, files.path, files.is_mask), "reading images", len(files), "file"))
     problems |= {path: what for path, what in zip(files.path, decoded, strict=True) if isinstance(what, str)}

@@ -451,8 +451,7 @@ def _plan_class(rng, label, count, first_group, scanner):
     kinds = ["text"] * 4 + ["calipers"] if label == "normal" else ["calipers", "calipers", "text", "calipers;text"]
     for k, row in enumerate(rows):
         row["marks"] = str(rng.choice(kinds)) if k in marked else ""
-    rows = [rows[k] for k in rng.permutation(count)]
-    return [row | {"image_id": f"{label} ({number})"} for number, row in enumerate(rows, 1)]
+    return [rows[k] | {"image_id": f"{label} ({number})"} for number, k in enumerate(rng.permutation(count), 1)]
 
 
 def _plan(n, seed, scanner):

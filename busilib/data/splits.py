@@ -192,8 +192,7 @@ def plan(recipe_name, scans, profile="quick", protocol="paper", fold=0, seed=0, 
         changes: settings of the recipe to replace, as in `recipes.get`.
     """
     recipe = recipes.get(recipe_name, profile, protocol, **changes)
-    folds = recipes.profile_values(profile)["folds"]
-    return recipe, make(recipe_name[0], protocol, scans, fold, folds, seed)
+    return recipe, make(recipe_name[0], protocol, scans, fold, recipes.profile_values(profile)["folds"], seed)
 
 
 def check_split(split):

@@ -318,16 +318,6 @@ def find_weights(system, weights, kind, profile="quick"):
     return models.find_weights(weights, backbone, kind, profile) if backbone else NONE
 
 
-def check_probabilities(probabilities, who):
-    """Return ``probabilities`` (N, 3); raise RunError unless none is below 0 and their sum per image is 1."""
-    probabilities = np.asarray(probabilities, dtype=float)
-    right = (probabilities >= -1e-6).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
-    if not right.all():
-        bad = f"{np.sum(~right)} of {len(right)} images"
-        raise RunError(f"{who} gave no probabilities for {bad}: lower the learning rate, or look at its features.")
-    return probabilities
-
-
 def train(system, split, *, scans, weights, seed=0):
     """Fit a system on a split and return a `training.Trained`; raise RunError when it gives no probabilities."""
     X, y, groups = read(system, split, scans), split.table["label"].map(CLASSES.index).to_numpy(), split.table["group"]
@@ -339,7 +329,7 @@ def train(system, split, *, scans, weights, seed=0):
     if has_fit_parameter(last, "validation"):
         more = {"validation": (X[held_out], y[held_out]), "groups": groups[train].to_numpy()}
     last.fit(X[train], y[train], **more)
-    probabilities = check_probabilities(training.probabilities(last, X), f"{system.title} ({split.name})")
+    probabilities = training.probabilities(last, X)
     history = getattr(last, "history_", NO_EPOCHS)
     model = getattr(classifier, "network_", classifier)  # a system that is one Keras network is saved as that
     return training.Trained(model, history, training.predictions(split, probabilities), {"epochs_run": len(history)})
@@ -354,7 +344,6 @@ def by_hand(model, history, probabilities, system, scans, split, weights, seed=0
 
     ``edited`` names, as a list of texts, what is not as the system says: empty when all is.
     """
-    probabilities = check_probabilities(probabilities, "What was fitted by hand")
     fresh, first = _estimator(system, weights, seed), read(system, replace(split, table=split.table[:4]), scans)
     if isinstance(model, keras.Model):
         steps = -(-len(split.part("train")) // fresh.batch_size)

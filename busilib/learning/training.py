@@ -79,11 +79,11 @@ def by_hand(model, history, probabilities, recipe, split, weights):
     if not np.allclose(keras.ops.convert_to_numpy(whole(first)), probabilities[:4], atol=0.001):
         needed = "They need a row per file in that order, and the preprocessing that models.preprocessing gives."
         raise RunError(f"The probabilities are not what the model says of the first files of split.table. {needed}")
-    table, expected = epochs_of(history), models.parts(whole, recipe)[1]
-    facts = _facts(recipe, split, whole, fitted, table)
+    table = epochs_of(history)
+    facts = _facts(recipe, split, whole, fitted, table)  # before `parts`, which freezes the base as the recipe says
     said = {
         "layers in the head": (layer_settings(head), layer_settings(models.head(recipe, base.output_shape[1:]))),
-        "trained parameters": (_trainable(fitted), _trainable(expected)),
+        "trained parameters": (facts["parameters_trained"], _trainable(models.parts(whole, recipe)[1])),
         "loss": (fitted.loss, "categorical_crossentropy"),
     }
     edited = differences(said, history, recipe, facts["steps_per_epoch"])
@@ -283,8 +283,15 @@ def predict(model, inputs):
 
 
 def predictions(split, probabilities):
-    """Return one row per file of a split, with the classes' probabilities (N, 3): the table of predictions.csv."""
+    """Return one row per file of a split, with the classes' probabilities (N, 3): the table of predictions.csv.
+
+    Raises RunError when they are none, as after a training that diverged.
+    """
     table = split.table[["file_id", "image_id", "kind", "split", "label"]].reset_index(drop=True)
+    right = (probabilities >= -1e-6).all(axis=1) & (np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
+    if not right.all():
+        bad = f"{np.sum(~right)} of {len(right)} images of {split.name}"
+        raise RunError(f"The model gave no probabilities for {bad}: lower the learning rate, or look at its features.")
     table[PROBABILITIES] = probabilities.round(6)
     return table
 

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_box_has_no_network_and_nothing_to_write_outside(tmp_path):
     assert "pass." in printed and "REACHED" not in printed and "WROTE" not in printed
     assert [one.points for one in grades] == [10, 10]
     assert not any(Path(place, "mark").exists() for place in ("/", "/tmp", "/usr", "/dev/shm"))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memfd_create is of Linux")
+def test_what_no_folder_lists_counts_as_written(tmp_path):
+    code = "import os, sys; f = os.memfd_create('x'); os.write(f, bytes(30_000_000)); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        few, many = (sandbox.Limits(memory=64, processes=1000, disk=disk) for disk in (20_000_000, 50_000_000))
+        assert sandbox._too_much(os.getpid(), tmp_path, few) == "it wrote more than 20 MB"
+        assert sandbox._too_much(os.getpid(), tmp_path, many) is None
+        child.stdin.close()
 
 
 @needs_sandbox

@@ -123,6 +123,11 @@ def test_the_command_says_it_in_words_and_by_its_status(folder, capsys):
     assert not cli.main(command)
 
 
+def test_capitals_and_empty_cells_make_no_set_of_their_own(tmp_path):
+    (tmp_path / "split.csv").write_text("file,split\na,Train\nb, train\nc,\nd,TEST\n")
+    assert audit.read(tmp_path / "split.csv").to_numpy().tolist() == [["a", "train"], ["b", "train"], ["d", "test"]]
+
+
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [("name,split\na,test\n", DataError, "has no column file"), ("file,split\na,test\n", SplitError, "names 1 set")],

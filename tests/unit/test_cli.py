@@ -27,7 +27,9 @@ def test_run_hands_everything_on_and_says_so_as_each_lesson_ends(monkeypatch, ca
     assert "1 of 2 finished. Read them: open there/index.html in a browser." in out
 
 
-@pytest.mark.parametrize("error", [LessonError("Lesson '9' does not exist."), ValueError("PROFILE 'x' does not exist")])
+@pytest.mark.parametrize(
+    "error", [LessonError("Lesson '9' does not exist."), ValueError("PROFILE 'x' does not exist"), OSError("no room")]
+)
 def test_errors_are_one_plain_line(monkeypatch, capsys, error):
     def fail(*given):
         raise error
@@ -62,20 +64,27 @@ def test_data_phantom_makes_a_folder(tmp_path, capsys):
 
 def test_the_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BUSILIB_CACHE", str(tmp_path))
-    for kind, size in {"runs": 1_000_000, "features": 2_500_000, "phantom": 500_000, "busi": 5}.items():
+    for kind, size in {
+        "runs": 1_000_000,
+        "features": 2_500_000,
+        "phantoms": 500_000,
+        "busi": 5,
+        "thesis": 9_000_000,
+    }.items():
         (tmp_path / kind / "deep").mkdir(parents=True)
         (tmp_path / kind / "deep" / "file").write_bytes(os.urandom(size))
     assert cli.main(["cache"]) == 0
     out = capsys.readouterr().out
     assert "features              2.5 MB" in out and f"4.0 MB in {tmp_path}" in out
-    for kind in ("moon", "..", ""):
+    for kind in ("moon", "..", "", "thesis"):
         assert cli.main(["cache", "clear", "features", kind]) == 1
-        assert f"The cache holds no {kind!r}. It holds: busi, features, phantom, runs" in capsys.readouterr().err
+        assert f"The cache holds no {kind!r}. It holds: busi, features, phantoms, runs" in capsys.readouterr().err
     assert cli.main(["cache", "clear", "features"]) == 0
     assert f"2.5 MB cleared from {tmp_path}" in capsys.readouterr().out
     assert cli.main(["cache", "clear"]) == 0
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["busi", "runs"]
-    assert cli.main(["cache", "clear", "runs", "busi"]) == 0 and list(tmp_path.iterdir()) == []
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["busi", "runs", "thesis"]
+    assert cli.main(["cache", "clear", "runs", "busi"]) == 0
+    assert [folder.name for folder in tmp_path.iterdir()] == ["thesis"], "a folder of somebody else's stays"
 
 
 @pytest.mark.parametrize("words", [[], ["dance"], ["data"], ["run", "-p", "SEED"], ["sweep", "x", "--workers", "0"]])

@@ -35,7 +35,8 @@ def record(home, name, *, seed=0, fold=0, protocol="clean", right=(60, 60), reci
             "sha256": f"{protocol} {seed} {fold}",
             "files": {"train": 300, "test": 100}, "declared": ["validation = test"] * paper, "overlaps": {},
         },
-        "weights": {"kind": "none"}, "backend": "tensorflow", "device": "CPU", "seconds": 1.5, "date": "2026-11-24",
+        "weights": {"kind": "none", "sha256": None, "sentence": "."}, "start": None, "started_from": None,
+        "backend": "tensorflow", "device": "CPU", "seconds": 1.5, "date": "2026-11-24",
         "scores": {part: metrics.summary(runs.confusion(rows)) for part, rows in table.groupby("split")},
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
@@ -98,6 +99,24 @@ def test_weight_seeds_on_one_split_and_data_sets_of_their_own_need_no_correction
     assert runs.means(table)["runs"].tolist() == [3] and tuple(runs.means(table)[columns].iloc[0]) == expected
     one_split = table.assign(dataset_sha256="0", split_sha256="0")
     assert tuple(runs.means(one_split)[columns].iloc[0]) == expected and folder.is_dir()
+
+
+def test_new_splits_of_several_data_sets_are_corrected(tmp_path):
+    for seed in range(4):  # two phantom sets, each split twice: a split's hash tells nothing of the set
+        made = {"name": f"p{seed // 2}", "kind": "phantom", "sha256": f"{seed // 2}", "n": 60, "version": 1}
+        record(tmp_path, f"A-frozen-{seed}", seed=seed % 2, right=(60, 60 + seed), dataset=made)
+    mean, low, high = metrics.corrected_interval([0.60, 0.61, 0.62, 0.63], 300, 100)
+    table = runs.means(runs.collect(tmp_path), ["test_accuracy"])
+    assert table.loc[0, ["test_accuracy", "test_accuracy_low", "test_accuracy_high"]].tolist() == [mean, low, high]
+
+
+def test_without_pyarrow_the_csv_is_written_and_a_sentence_says_what_is_missing(home, monkeypatch, capsys):
+    def missing(*given, **options):
+        raise ImportError("Unable to find a usable engine; tried using: 'pyarrow'")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", missing)
+    assert cli.main(["collect", str(home)]) == 1
+    assert "usable engine" in capsys.readouterr().err and len(pd.read_csv(home / "runs.csv")) == 7
 
 
 def test_the_best_is_the_best_by_validation(home):

@@ -120,6 +120,21 @@ def test_a_mask_of_another_size_leaves_its_image_out_and_says_so(tmp_path):
     assert warnings[-1] == "Left out, for their masks have other sizes: images/BO_000.png."
 
 
+def test_an_image_is_turned_as_its_camera_says_and_colours_for_print_are_converted(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for label in ("benign", "malignant"):
+        (tmp_path / "in" / "images" / label).mkdir(parents=True)
+        picture = Image.fromarray(np.random.default_rng(len(label)).integers(0, 256, (40, 50), np.uint8))
+        picture.save(tmp_path / "in" / "images" / label / "a.jpg", exif=turned)
+        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).convert("CMYK").save(
+            tmp_path / "in" / "images" / label / "b.jpg"
+        )
+    convert(tmp_path / "in", tmp_path / "out")
+    sizes = {file.stem: Image.open(file).size for file in (tmp_path / "out").rglob("*.png")}
+    assert sizes == {"a": (40, 50), "b": (50, 40)}
+
+
 def test_what_a_clinic_wrote_into_an_image_is_not_stored(tmp_path):
     about = Image.Exif()
     about[0x010E] = "Jane Doe, born 1970"

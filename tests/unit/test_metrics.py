@@ -139,6 +139,16 @@ def test_grouped_bootstrap_says_what_is_wrong():
         metrics.grouped_bootstrap(np.mean, [], [])
 
 
+def test_a_row_without_a_group_is_refused():
+    with pytest.raises(DataError, match="2 rows have no group"):
+        metrics.grouped_bootstrap(np.mean, [0, 1, np.nan, None], np.ones(4))
+
+
+def test_what_was_not_measured_does_not_narrow_an_interval():
+    measured = metrics.corrected_interval([0.5, 0.6], 4, 1)
+    assert metrics.corrected_interval([0.5, np.nan, 0.6, None], 4, 1) == measured
+
+
 def test_intervals_hold_their_values():
     table = metrics.with_intervals(*made_predictions(), draws=200)
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"]) & (table["draws"] == 200)).all()

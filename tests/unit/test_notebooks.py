@@ -185,6 +185,19 @@ def test_a_watch_sees_cell_and_epoch_and_may_stop_the_kernel(lesson, tmp_path):
     assert seen[-1] == (3, 3, 2, 4, pytest.approx(2.5 / 3))
 
 
+def test_a_lesson_is_not_overwritten_by_its_own_output(lesson):
+    before = lesson.read_bytes()
+    with pytest.raises(LessonError, match="would be overwritten by its own output"):
+        notebooks.execute(lesson, lesson)
+    assert lesson.read_bytes() == before
+
+
+def test_a_broken_line_of_the_report_is_passed_over(tmp_path):
+    (tmp_path / "report.jsonl").write_text('{"epoch": 1}{"epo\n{"epoch": 2, "epochs": 3}\n{"epoch"', encoding="utf-8")
+    progress = notebooks.Progress(tmp_path / "report.jsonl", 3, lambda progress: None)
+    assert progress.events() == [{"epoch": 2, "epochs": 3}]
+
+
 def test_a_kernel_that_dies_is_an_error_of_the_lesson(tmp_path):
     dying = notebook(tmp_path / "02_dying.ipynb", "import os; os.kill(os.getpid(), 9)")
     assert "the kernel died" in notebooks.execute(dying, tmp_path / "out.ipynb").error

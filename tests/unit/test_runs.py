@@ -245,6 +245,31 @@ def test_an_edited_training_is_not_taken_for_the_papers(changes, what, phantoms,
     np.testing.assert_allclose(run.model().predict(pixels, verbose=0), run.predictions[PROBABILITIES][:5], atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", ["frozen", "moving"])
+def test_a_base_that_moved_where_it_should_not_is_an_edited_training(kept, phantoms, split, tiny, tmp_path):
+    """Lesson 03's trap: BatchNormalization of the base left trainable. What the recipe freezes is counted apart."""
+    recipe, weights = small("A-tuned", epochs=1), WEIGHTS
+    model = models.build(recipe, weights, 0)
+    base = model.get_layer("base")
+    base.trainable = True
+    for layer in base.layers if kept == "frozen" else ():
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    seam = base.get_layer(models.BACKBONES["Tiny"].last_block).output
+    fitted = keras.Sequential([keras.Input(seam.shape[1:]), keras.Model(seam, base.output), model.get_layer("head")])
+    models.compile_for(recipe, fitted)
+    features = keras.Model(base.input, seam).predict(
+        model.get_layer("preprocessing").predict(images.load(split.table["path"], 32), verbose=0), verbose=0
+    )
+    sets = [training.part(split, name, features) for name in ("train", "validation")]
+    history = fitted.fit(
+        training.batches(*sets[0], recipe.batch_size, 0), validation_data=training.batches(*sets[1], 64), epochs=1,
+        verbose=0, shuffle=False,
+    )  # fmt: skip
+    answers = training.predict(model, images.load(split.table["path"], 32))
+    run = runs.save(model, history, answers, recipe, phantoms, split, weights=weights, runs=tmp_path)
+    assert run.info.get("edited") == (None if kept == "frozen" else ["trained parameters"])
+
+
 def test_a_training_that_came_out_otherwise_does_not_replace_the_run(phantoms, split, tiny, tmp_path):
     first = by_hand(split, tmp_path, phantoms)
     other = models.head(small(), (2, 2, 16))  # other first weights: nothing else tells it from the first
@@ -373,7 +398,7 @@ def test_damaged_predictions_are_refused_with_their_line(how, words, tiny_run, t
     [
         ("{\n", "is damaged: .* line 2"),
         ("[]", "is damaged"),
-        ('{"recipe": {}, "seed": 0}', "is damaged: it lacks dataset, scores, split, weights"),
+        ('{"recipe": {"name": "A-frozen"}, "seed": 0, "split": null}', "it lacks backend, .*image_size.*split.name"),
         ('{"format": 99}', "by a newer version of this library"),
         ('{"classes": ["normal", "benign", "malignant"]}', "its model cannot be used"),
     ],
@@ -383,6 +408,18 @@ def test_a_run_json_that_cannot_be_read_is_refused(text, words, tiny_run, tmp_pa
     (tmp_path / "copy" / "run.json").write_text(text, encoding="utf-8")
     for read in (lambda: runs.open_run(tmp_path / "copy").info, lambda: runs.collect(tmp_path)):
         with pytest.raises(RunError, match=words):
+            read()
+
+
+@pytest.mark.parametrize("key", runs.KEYS.split())
+def test_a_run_json_that_lacks_a_key_is_refused(key, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    info = json.loads((tmp_path / "copy" / "run.json").read_text(encoding="utf-8"))
+    part, _, name = key.rpartition(".")
+    del (info[part] if part else info)[name]
+    (tmp_path / "copy" / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    for read in (runs.open_run(tmp_path / "copy").summary, lambda: runs.collect(tmp_path)):
+        with pytest.raises(RunError, match=f"it lacks {key}"):
             read()
 
 

@@ -145,8 +145,10 @@ def test_the_examples_in_the_documentation_are_right(name, runs):
         ({"lessons": ["LESSON"], "parameters": {"RATES": [1]}}, "has no parameter RATES. It has"),
         ({"lessons": ["LESSON"], "seeds": [1, True]}, "SEED is True; it must be a whole number"),
         ({"lessons": ["99"]}, "Lesson '99' does not exist"),
-        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "its parameters are names with values"),
-        ({"runs": ["LESSON"]}, "'runs' alone with a lesson each"),
+        ({"lessons": ["LESSON"], "parameters": ["SEED"]}, "parameters, slurm and each run name their values"),
+        ({"runs": ["LESSON"]}, "each run name their values"),
+        ({"runs": [{"SEED": 1}]}, "'runs' alone with a lesson each"),
+        ({"lessons": ["LESSON"], "slurm": None}, "name their values"),
         ("none.yaml", "A grid to begin with: docs"),
     ],
 )
@@ -325,6 +327,15 @@ def cluster(tmp_path):
         with started("dask", *worker) as first, started("dask", *worker):
             until(file.exists)
             yield json.loads(file.read_text())["address"], scheduler, first
+
+
+def test_tidying_leaves_hidden_folders_of_others(tmp_path):
+    ours = [".running-ab_12xyz", ".03-0123456789ab-01234567"]
+    theirs = [".vscode-insiders", ".config-20240101", ".ssh"]
+    for name in ours + theirs:
+        (tmp_path / name).mkdir()
+    sweep.tidy(tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(theirs)
 
 
 def test_a_worker_killed_in_the_middle_of_a_cluster(grid, cluster, place, tmp_path):
