@@ -8,7 +8,7 @@ What the sandbox does not stop: code that runs in the same kernel as its own tes
 it can look at a hidden test while that runs (nothing that it then prints or writes comes out). Whoever reads the
 notebook sees it. It can read the installed packages, the machine's name and its load, and use a processor until its
 time is up; a fault in Linux itself would let it out. Each process has its own memory limit; the sums of memory and disk
-are watched twice a second, so they can be passed for a moment, and what lies in a folder that it has locked is not seen.
+are watched twice a second, so they can be passed for a moment, and a folder that it has locked is not looked into.
 """
 
 import contextlib
