@@ -246,19 +246,19 @@ def tidy(out):
 
 
 def keep_best(out):
-    """Delete the models of a folder of runs, or of a sweep, but the best by validation of each recipe and protocol.
+    """Delete the models of a sweep but the best by validation of each recipe and protocol; runs beside it stay whole.
 
     A model with a whole backbone takes 100 to 400 MB. Everything else of a run stays. Two data sets are two matters.
     A frozen base that no model needs any more goes as well.
     """
-    models = runs.model_files(out)
+    models = [file for file in runs.model_files(out) if file.parents[1] != out]
     if len(models) > 1:
         table = pd.DataFrame([runs.row(file.parent) for file in models]).assign(file=models)
         best = table.groupby(["name", "dataset_kind", "protocol"])["validation_accuracy"].idxmax()
         for file in table["file"].drop(index=best):
             file.unlink(missing_ok=True)
     needed = {runs.Run(file.parent).info.get("base", {}).get("sha256", "")[:32] for file in runs.model_files(out)}
-    for base in [*out.glob("bases/*"), *out.glob("[!.]*/runs/bases/*")]:
+    for base in out.glob("[!.]*/runs/bases/*"):
         if base.name.partition(".")[0] not in needed:
             base.unlink(missing_ok=True)
 
