@@ -20,8 +20,11 @@ def run(folder, names, labels, said):
     table[runs.PROBABILITIES] = np.eye(3)[said]
     table.to_csv(folder / "predictions.csv", index=False)
     pd.DataFrame({"epoch": []}).to_csv(folder / "history.csv", index=False)
-    info = dict.fromkeys(("recipe", "dataset", "weights", "seed", "scores"))
-    (folder / "run.json").write_text(json.dumps(info | {"split": {"files": {"test": len(names)}}}))
+    info = {}
+    for part, _, key in (name.rpartition(".") for name in runs.KEYS.split()):
+        (info.setdefault(part, {}) if part else info)[key] = None
+    info["split"]["files"] = {"test": len(names)}
+    (folder / "run.json").write_text(json.dumps(info))
     return runs.open_run(folder)
 
 
