@@ -25,7 +25,7 @@ def cache_dir(*parts):
     return folder
 
 
-# The folders that are made in the cache. It may stand on a disk beside folders of other people: those are let alone.
+# The folders that are made in the cache. It may stand on a disk beside folders of other people, which are left alone.
 KINDS = "augmented busi catalogue downloads features gpus honest phantoms runs studies".split()
 
 

@@ -130,7 +130,7 @@ def _too_much(pid, folder, limits):
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended, or closed a file
             used += process.memory_info().rss
-            opened = (link.stat() for link in Path(f"/proc/{process.pid}/fd").glob("*"))  # no folder lists them all
+            opened = (link.stat() for link in Path(f"/proc/{process.pid}/fd").glob("*"))  # some are in no folder
             unseen += sum(512 * file.st_blocks for file in opened if not file.st_nlink)
     if len(processes) > limits.processes:  # the kernel's own limit does not hold for root
         return f"it started more than {limits.processes} processes"
