@@ -3,8 +3,8 @@
     BUSI_DIR=FOLDER python benchmarks/honest.py MOBILENET RESNET
 
 Two files of weights for keras.applications.MobileNetV2 and ResNet50 (include_top=False). A run opens the outer test
-folds once per seed: all choices stand here and in honest.yaml, as they stood in commit `c7cb6ea` before the stored run.
-Features are kept in the user's cache.
+folds once per seed. What is chosen among stands here and in honest.yaml as it stood in commit `c7cb6ea`, before the
+first run; which rungs are shown and compared was changed afterwards. Features are kept in the user's cache.
 """
 
 import json
