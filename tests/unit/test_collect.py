@@ -183,3 +183,10 @@ def test_the_picture_says_what_it_shows(home, parameter):
     assert f"protocol paper, {parameter} {means[parameter].iloc[-1] if parameter != 'seed' else 0}: {value:.3f}" in (
         picture.description
     )
+
+
+def test_a_seventh_line_is_drawn_as_well(tmp_path):
+    table = pd.DataFrame({"protocol": [f"p{i}" for i in range(8)], "seed": 0, "test_accuracy": 0.5})
+    means = table.assign(test_accuracy_low=0.4, test_accuracy_high=0.6)
+    description = figures.by_parameter(table, means, "seed").description
+    assert all(f"protocol p{i}," in description for i in range(8))
